@@ -53,6 +53,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "ministral": {"head_dim": 128},
     "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention"] * 8, "num_hidden_layers": 24},
     "nemotron": {"head_dim": 128, "num_key_value_heads": 8},
+    "xlm": {"causal": True},
+    "xlnet": {"attn_type": "uni"},
     "xmod": {"default_language": "en_XX"},
 }
 # Types of whose configuration no small copy works yet: the reason.

@@ -18,6 +18,7 @@ from scoreboard import BUILT, DIED
 from transformers import __version__
 from upstream_defects import DEFECTS, SETUP, defects_of, unexplained
 
+_DOCUMENTED = " (documented)"
 PAGE = Path(__file__).parent.parent / "docs" / "scoreboard.md"
 _INTRODUCTION = f"""\
 # Scoreboard: verify on the models of transformers
@@ -25,7 +26,8 @@ _INTRODUCTION = f"""\
 `forgather verify --quick` on a small copy of each type of causal language model of transformers {__version__},
 with random weights. Types with images or sounds are left out; their text models are types of their own.
 A program below shows each defect in each type that is listed for it. **Unexplained** failures have no program yet: they
-may be defects, or limits of the checks. **Not run**: the default configuration builds no model.
+may be defects, or limits of the checks. **Documented**: the class documents what it does. **Not run**: the default
+configuration builds no model. **Died**: the process took longer than its time limit.
 
 <!-- not run: it takes half an hour -->
 ```bash
@@ -52,14 +54,15 @@ def outcome(result: Mapping[str, Any]) -> tuple[str, str]:
         return ("died" if result["outcome"] == DIED else "not run"), _cell(result["reason"] or "")
     rest = unexplained(result["kind"], result["failures"])
     failures = result["failures"].items()
-    names = [
-        defect.name
-        for defect in defects_of(result["kind"])
-        if any(defect.explains(name, texts) for name, texts in failures)
+    found = [
+        defect for defect in defects_of(result["kind"]) if any(defect.explains(name, texts) for name, texts in failures)
     ]
+    names = [f"{defect.name}{_DOCUMENTED if defect.documented else ''}" for defect in found]
     if rest:
         return "unexplained", "; ".join([*names, f"not explained: {', '.join(rest)}"])
-    return ("defects", "; ".join(names)) if result["failures"] else ("passed", "")
+    if not result["failures"]:
+        return "passed", ""
+    return "documented" if all(defect.documented for defect in found) else "defects", "; ".join(names)
 
 
 def _cell(text: str) -> str:
@@ -71,7 +74,9 @@ def page(results: Sequence[Mapping[str, Any]]) -> str:
     rows = [(result["kind"], *outcome(result)) for result in results]
     count = Counter(kind for _, kind, _ in rows)
     numbers = ", ".join(
-        f"{count[name]} {name}" for name in ("passed", "defects", "unexplained", "died", "not run") if count[name]
+        f"{count[name]} {name}"
+        for name in ("passed", "documented", "defects", "unexplained", "died", "not run")
+        if count[name]
     )
     passed = ", ".join(f"`{kind}`" for kind, found, _ in rows if found == "passed")
     table = "\n".join(f"| `{kind}` | {found} | {text} |" for kind, found, text in rows if found != "passed")
@@ -91,8 +96,9 @@ def _defects() -> str:
         if not defect.types:
             continue
         types = ", ".join(f"`{kind}`" for kind in defect.types)
+        title = f"{defect.name[0].upper()}{defect.name[1:]}{_DOCUMENTED if defect.documented else ''}"
         parts.append(
-            f"### {defect.name[0].upper()}{defect.name[1:]}\n\n{defect.text}\n\nTypes: {types}.\n\n"
+            f"### {title}\n\n{defect.text}\n\nTypes: {types}.\n\n"
             f"<!-- not run: tools/reproduce.py runs it -->\n```python\n{defect.program.rstrip()}\n```\n"
         )
     return "\n".join(parts)

@@ -27,6 +27,7 @@ class Defect:
         program: Up to six lines that follow `SETUP`, and print True if the defect shows.
         types: The model types that have it.
         sign: Words in the failures that it explains; None explains all failures of its checks.
+        documented: Whether the class documents this behaviour, so that it is no mistake.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Defect:
     program: str
     types: tuple[str, ...]
     sign: str | None = None
+    documented: bool = False
 
     def explains(self, check: str, texts: Sequence[str]) -> bool:
         """Return whether the defect explains the failures of a check."""

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ..definitions.check import Details, DoesNotApply, Measured, check, expect
 from ..model.difference import relative_difference
-from ..model.randomize import randomize_weights
 from .gradient_checkpointing import AS_RECOMPUTED, rounds_reentrant
 from .same_seed import dropouts
 from .shared.compared_gradients import compare_gradients, loss_and_gradients
@@ -64,9 +63,7 @@ def dropout(subject: ModelUnderTest) -> Iterator[Measured | Details]:
 
 def _model(subject: ModelUnderTest, attention: str, changes: dict[str, float]) -> Any:
     config = subject.constructed(subject.no_dropout | changes)  # some models have dropout fields with other names, too
-    model = subject.fresh_model_of(config, attention=attention)
-    randomize_weights(model, subject.seed)
-    return model
+    return subject.randomized(subject.fresh_model_of(config, attention=attention))
 
 
 @torch.no_grad()

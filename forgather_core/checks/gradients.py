@@ -14,7 +14,7 @@ from .shared.model_under_test import ModelUnderTest
 from .shared.position_encoding import is_position_table
 
 _OTHER_INPUTS = re.compile(
-    r"(?:^|[._])(?:encoder_attn|cross_?attention|vision|visual|audio|image|video)", re.IGNORECASE
+    r"(?:^|[._])(?:encoder_attn|cross_?att(?:ention|n)|vision|visual|audio|image|video)", re.IGNORECASE
 )
 
 

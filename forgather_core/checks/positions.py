@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ..definitions.check import DoesNotApply, Measured, check, expect
 from ..model.difference import relative_difference
-from ..model.randomize import randomize_weights
 from .shared.cached_forward import has_positions
 from .shared.depth import of_depth
 from .shared.implementations import implementations
@@ -85,8 +84,7 @@ def _with_one_layer(subject: ModelUnderTest, attention: str, first: int) -> Any:
         if subject.made_by_forgather:
             raise
         raise DoesNotApply("one layer cannot be initialized") from None  # as of RWKV, which divides by depth - 1
-    randomize_weights(model, subject.seed)
-    return model.eval()
+    return subject.randomized(model).eval()
 
 
 def _shift(subject: ModelUnderTest) -> int:

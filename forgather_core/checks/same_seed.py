@@ -9,7 +9,6 @@ import torch
 
 from ..definitions import contracts
 from ..definitions.check import Measured, check, expect
-from ..model.randomize import randomize_weights
 from .shared.implementations import require_dropout
 from .shared.model_under_test import ModelUnderTest
 from .shared.sharded_initialization import SHARDINGS, can_shard, initialized_shard, part_of
@@ -92,6 +91,4 @@ def dropouts(config: Any) -> list[str]:
 
 
 def _randomized(subject: ModelUnderTest, changes: dict[str, float]) -> Any:
-    model = subject.fresh_model_of(subject.constructed(changes))
-    randomize_weights(model, subject.seed)
-    return model
+    return subject.randomized(subject.fresh_model_of(subject.constructed(changes)))

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from ...model.randomize import randomize_weights
 from ..shared.implementations import uncompiled_flex
 from ..shared.meta_initialization import initialized_after_meta
 from ..shared.model_under_test import ModelUnderTest
@@ -78,7 +77,7 @@ class Models:
             model = pickle.loads(pickle.dumps(model))
         elif made == "deep-copied":
             original, model = model, copy.deepcopy(model)
-            randomize_weights(original, self.subject.seed + 1)
+            self.subject.randomized(original, self.subject.seed + 1)
         elif made == "before-another":
             self._others.append(self._another(how))
         elif made == "after-other-dtype":

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...model.randomize import randomize_weights
 from .cached_forward import has_positions
 from .model_under_test import LENGTH, ModelUnderTest
 
@@ -65,7 +64,7 @@ def logits_of_random_weights(subject: ModelUnderTest, model: Any, text: Tensor) 
         model: A model of the subject, perhaps with a smaller vocabulary.
         text: Token ids [B, T].
     """
-    randomize_weights(model, subject.seed)
+    subject.randomized(model)
     text = text % model.get_input_embeddings().weight.shape[0]
     with torch.no_grad():
         # Without a cache, which reads some options too: the model itself must read them.

@@ -235,9 +235,12 @@ class ModelUnderTest:
             attention: The attention implementation; None uses `default_attention`.
             **changes: Changes to the configuration.
         """
-        model = self.fresh_model(seed=seed, attention=attention, **changes)
-        randomize_weights(model, self.seed if seed is None else seed)
-        return model.eval()
+        return self.randomized(self.fresh_model(seed=seed, attention=attention, **changes), seed).eval()
+
+    def randomized(self, model: Any, seed: int | None = None) -> Any:
+        """Give a model large random weights, and return it. Frozen parameters of other classes are constants."""
+        randomize_weights(model, self.seed if seed is None else seed, frozen=self.made_by_forgather)
+        return model
 
     @cached_property
     def text_config(self) -> Any:

@@ -45,7 +45,7 @@ def last_position(subject: ModelUnderTest) -> int | None:
         if module.padding_idx is not None:
             return module.num_embeddings - module.padding_idx - 1
         positions = positions or module.num_embeddings
-    return positions
+    return positions if positions is None or positions > 0 else None  # XLNet has -1
 
 
 def switching_length(config: Any) -> int | None:

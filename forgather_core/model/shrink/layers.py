@@ -8,7 +8,10 @@ from .sizes import Sizes
 
 LAYERS = 3
 _MOST_LAYERS = 6  # if there are more kinds of layers than LAYERS
-_COUNTS = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", "num_kv_shared_layers")
+_COUNTS = (
+    "first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", "num_kv_shared_layers",
+    "n_layers_per_attn_res_block", "loop_layer_index_start",
+)  # fmt: skip
 _PERIODS = ("attn_layer_period", "expert_layer_period")  # every second layer instead of every eighth
 _OFFSETS = ("attn_layer_offset", "expert_layer_offset")
 _OTHER_DEPTHS = ("num_layers", "num_blocks")  # beside num_hidden_layers, or instead
@@ -44,6 +47,7 @@ def shrink_layers(sizes: Sizes) -> None:
     sizes.limit(_PERIODS, 2)
     sizes.limit(_OFFSETS, 1)
     sizes.limit(("moe_layer_end_index",), layers - 1)
+    sizes.limit(("loop_layer_index_end",), layers)
     sizes.limit(("decoder_layers", "encoder_layers"), layers)
 
 

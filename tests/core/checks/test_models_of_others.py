@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
 from forgather_core.checks import CHECKS, choose, verify
+from forgather_core.checks.covering.applicable import inapplicable_levels, rules_of
+from forgather_core.checks.shared.model_under_test import ModelUnderTest
 from forgather_core.checks.shared.scope import Scope
 from forgather_core.definitions.check import failure_text
 from tests.support.remote_code import SMALL, Edit, write_remote_code
@@ -62,6 +65,14 @@ def row_of_type(kind: str, place: Path, name: str, **values: Any) -> dict[str, A
     return row_of(place / "model", name)
 
 
+def subject_of_type(kind: str, place: Path, **values: Any) -> ModelUnderTest:
+    config = CONFIG_MAPPING[kind](**values)
+    config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__]
+    config.save_pretrained(place / "model")
+    (place / "work").mkdir()
+    return ModelUnderTest(place / "model", place / "work")
+
+
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes_in_copies_are_found(name: str, tmp_path: Path) -> None:
     kind, values, edit, words = MISTAKES[name]
@@ -111,6 +122,32 @@ def test_a_level_that_a_model_refuses_is_reported(kind: str, levels: list[str], 
     details = row_of_type(kind, tmp_path, "call-agreement")["details"]
     for level in levels:
         assert details["inapplicable"][level].startswith("the model refuses it: ")
+
+
+def test_levels_of_absent_arguments_do_not_apply(tmp_path: Path) -> None:
+    rope = {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}
+    subjects = {kind: subject_of_type(kind, tmp_path / kind) for kind in ("xlstm", "llama")}
+    subjects["cohere_compass_text"] = subject_of_type("cohere_compass_text", tmp_path / "compass", rope_parameters=rope)
+    reasons = {kind: inapplicable_levels(subject) for kind, subject in subjects.items()}
+    assert reasons["xlstm"]["logits_to_keep=last"] == "the model takes no logits_to_keep"
+    assert "logits_to_keep=last" not in reasons["llama"]
+    trains = {kind: [rule.reason for rule in rules_of(subject)] for kind, subject in subjects.items()}
+    assert "the model makes no cache in training" in trains["cohere_compass_text"]
+    assert "the model makes no cache in training" not in trains["llama"]
+
+
+def test_beams_that_generate_refuses_are_left_out(tmp_path: Path) -> None:
+    found = [one["what"] for one in row_of_type("xlstm", tmp_path, "generation")["measured"]]
+    assert not any("use_cache=True, two beams" in what for what in found)
+    assert any("use_cache=False, two beams" in what for what in found)
+
+
+def test_frozen_parameters_are_constants(tmp_path: Path) -> None:
+    subject = subject_of_type("roformer", tmp_path, is_decoder=True)
+    frozen = {name: p for name, p in subject.fresh_model().named_parameters() if not p.requires_grad}
+    randomized = subject.randomized_model()
+    assert frozen
+    assert all(torch.equal(randomized.get_parameter(name), one) for name, one in frozen.items())
 
 
 def test_a_packed_leak_is_found(tmp_path: Path) -> None:

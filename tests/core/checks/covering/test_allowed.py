@@ -14,14 +14,14 @@ from forgather_core.checks.covering.factors import Case
 from forgather_core.checks.shared.compared_gradients import MAX_AMPLIFIED
 from forgather_core.checks.shared.model_under_test import ModelUnderTest
 from forgather_core.checks.shared.tolerance import rounding
-from tests.support.remote_code import SMALL, write_remote_code
+from tests.support.remote_code import SMALL, Edit, write_remote_code
 
 LOGITS = "logits = self.lm_head(hidden_states)"
 
 
-def allowed_by(place: Path, kind: str = "llama", factor: float = 0.0) -> tuple[Allowed, Case, float]:
+def allowed_by(place: Path, kind: str = "llama", factor: float = 0.0, *more: Edit) -> tuple[Allowed, Case, float]:
     """Return the allowed errors of a model whose logits are the sine of large numbers, the plain case and rounding."""
-    edits = [(LOGITS, f"logits = torch.sin({factor} * self.lm_head(hidden_states))")] if factor else []
+    edits = [*more, *([(LOGITS, f"logits = torch.sin({factor} * self.lm_head(hidden_states))")] if factor else [])]
     directory = write_remote_code(kind, place / f"amplifying_{kind}_{factor:.0f}", edits, **SMALL)
     (place / "work").mkdir()
     agreement = Agreement(ModelUnderTest(directory, place / "work"))
@@ -56,3 +56,13 @@ def test_every_token_counts_without_a_selection(tmp_path: Path) -> None:
     found[3] = 0.0
     assert allowed.error(low, found, expected) > 0.1
     assert allowed.of_logits(low, tokens=2) == allowed.of_logits(low, tokens=20)
+
+
+# Errors are measured on texts of 129 tokens.
+def test_a_model_that_refuses_long_texts_is_measured_on_short_ones(tmp_path: Path) -> None:
+    refusal = "        if inputs_embeds.shape[1] > 100:\n            raise ValueError('too long')\n"
+    place = "        if position_ids is None:\n"
+    allowed, base, unit = allowed_by(tmp_path, "llama", 0.0, (place, refusal + place))
+    low = {**base, "dtype": "autocast-bfloat16"}
+    assert unit <= allowed.of_logits(base) < 2 * unit
+    assert 0.001 < allowed.of_logits(low) < 0.5
