@@ -54,8 +54,8 @@ def save_checkpoint(
     A wrapped model (torch.compile, data parallelism, FSDP1, activation checkpointing, PEFT, in any nesting) is saved by
     the names of the innermost model. PEFT adapters are not saved, and a warning reports this. Save them with
     PEFT's `save_pretrained`. With DDP only rank 0 writes, and the other processes return immediately. FSDP1 gathers
-    the weights: every process must call this function, and all return when rank 0 has saved. FSDP2 and tensor
-    parallelism are not supported.
+    the weights: every process must call this function, and all return when rank 0 has saved. Weights that are sharded
+    over a device mesh (FSDP2, tensor parallelism) are loaded, and not saved.
 
     Args:
         path: The directory; it is created if necessary.

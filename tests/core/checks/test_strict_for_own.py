@@ -1,4 +1,4 @@
-"""What other classes may do is a mistake of a model that Forgather wrote."""
+"""Mistakes of models that Forgather wrote, and that checks allow in other classes."""
 
 from __future__ import annotations
 
