@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..parts.weight_pieces import is_sharded
 from .wrappers import Wrapped
 
 
@@ -61,7 +62,7 @@ def identity(tensor: Tensor) -> Any:
     """Return a key that is equal for tensors that share all of their memory."""
     if tensor.is_meta or tensor.numel() == 0:
         return id(tensor)
-    if hasattr(tensor, "to_local"):  # a DTensor has no memory of its own
+    if is_sharded(tensor):  # it has no memory of its own
         local: Tensor = tensor.detach().to_local()  # type: ignore[attr-defined]
         return (identity(local), tensor.shape) if local.numel() else id(tensor)
     return tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype

@@ -227,11 +227,11 @@ def local_part(parameter: Tensor, name: str) -> tuple[Tensor, Box]:
     """Return the local part of a parameter, and its position in the full parameter.
 
     Args:
-        parameter: A parameter or buffer. That of one process is its own local part.
+        parameter: A parameter or buffer. One that is not sharded is its own local part.
         name: Its name, for errors.
 
     Raises:
-        ValueError: A placement is neither `Shard` nor `Replicate`.
+        ValueError: A placement is neither `Shard` nor `Replicate`, or the parts are not those of `distribute_tensor`.
     """
     tensor: Any = parameter.detach()
     box = [(0, n) for n in tensor.shape] or [(0, 1)]
@@ -252,8 +252,13 @@ def local_part(parameter: Tensor, name: str) -> tuple[Tensor, Box]:
         elif type(placement) is not Replicate:
             break
     else:
-        if local.dim() == 0 or tuple(local.shape) == tuple(size for _, size in box):
+        expected = tuple(size for _, size in box)
+        if local.dim() == 0 or tuple(local.shape) == expected:
             return local, box
+        raise ValueError(
+            f"'{name}' has a local part of shape {tuple(local.shape)} instead of {expected}; "
+            "split it with distribute_tensor"
+        )
     raise ValueError(
         f"'{name}' is sharded as {tensor.placements}, which is not supported; "
         "initialize the model, or load a checkpoint into it, before sharding it"

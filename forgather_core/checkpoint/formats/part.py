@@ -23,7 +23,7 @@ class PartTensor(StoredTensor):
         super().__init__(tuple(size for _, size in box), source.dtype)
         self.source = source
         self._box = tuple(box)
-        # From here on the box has all of the source, so its elements are consecutive within a run.
+        # After this dimension the box spans the whole source, so its elements are consecutive within a run.
         whole = [i for i, (_, size) in enumerate(box) if size != source.shape[i]]
         self._first = whole[-1] if whole else 0
 

@@ -45,8 +45,8 @@ def load_checkpoint(
     (`module.`, `_orig_mod.`, ...), and the prefix of the base model may be missing or extra. The model may be wrapped
     (torch.compile, data parallelism, FSDP1, activation checkpointing, PEFT, in any nesting); the report lists the names
     of the wrapped model. PEFT adapters are unchanged unless the checkpoint contains them too. With FSDP1 every process
-    must call this function, and each reads the checkpoint. Of weights that are sharded over a device mesh (FSDP2,
-    tensor parallelism), each process reads its part only, and reports NaN and Inf in its part.
+    must call this function, and each reads the checkpoint. If weights are sharded over a device mesh (FSDP2, tensor
+    parallelism), each process reads its part, and reports NaN and Inf in it. Errors are not shared between processes.
 
     Args:
         path: A model directory, a weight file, an index, or a Hub repository (`owner/name`).
@@ -103,13 +103,11 @@ def load_into(
     if wrapped.has_fsdp and (assign or device is not None):
         problem = "assign and device are not supported with FSDP, which owns the memory of its parameters"
         raise CheckpointError(problem, hint="load without them")
-    if assign and any(is_sharded(slot.tensor) for slot in tensor_slots(wrapped.root)):
-        problem = "assign is not supported for weights that are sharded over processes"
-        raise CheckpointError(problem, hint="load without it")
     adapters = wrapped.adapters()
     with wrapped.full_parameters():
         root, model = wrapped.root, wrapped.base
         state = state_of(wrapped)
+        _refuse_sharded(state, assign=assign, device=device)
         contents = contents_for(model, state, checkpoint)
         if adapters:  # a checkpoint of the adapted model has none
             state = {name: tensor for name, tensor in state.items() if name not in adapters or name in contents}
@@ -151,6 +149,24 @@ def load_into(
             warnings=(*contents.warnings, *([warning] if warning is not None else [])),
             tensors=len(plan.fills),
         )
+
+
+def _refuse_sharded(state: Mapping[str, Tensor], *, assign: bool, device: torch.device | str | None) -> None:
+    """Check the options of a load into weights that are sharded over processes.
+
+    Raises:
+        CheckpointError: They do not support an option.
+    """
+    for name, tensor in state.items():
+        if not is_sharded(tensor):
+            continue
+        if assign:
+            problem = "assign is not supported for weights that are sharded over processes"
+            raise CheckpointError(problem, hint="load without it")
+        kind: str = tensor.device_mesh.device_type  # type: ignore[attr-defined]
+        if device is not None and torch.device(device).type != kind:
+            problem = f"'{name}' of the model is sharded over {kind}, and device is '{device}'"
+            raise CheckpointError(problem, hint=f"load with device='{kind}'")
 
 
 def _prefixes(wrapped: Wrapped, plan: Plan) -> tuple[str, ...]:
@@ -258,12 +274,14 @@ def _copy(
     known, copies, found = contents.non_finite, [], set()
     for names, source in plan.fills:
         stored, target = contents[source], state[names[0]]
+        is_known = known is not None and stored.dtype == target.dtype and not isinstance(stored, ScaledTensor)
         if is_sharded(target):
             target, box = local_part(target, names[0])
             if not target.numel():
                 continue  # this process has no part of it
-            stored = stored if target.shape == stored.shape else PartTensor(stored, box)
-        is_known = known is not None and stored.dtype == target.dtype and not isinstance(stored, ScaledTensor)
+            is_part = target.shape != stored.shape
+            stored = PartTensor(stored, box) if is_part else stored
+            is_known = is_known and not (is_part and source in (known or ()))  # the record is that of the whole tensor
         if is_known and source in (known or ()):
             found.add(names[0])
         copies.append(Copy(names[0], stored, target, check_finite=not is_known and stored.dtype.is_floating_point))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +101,7 @@ def refuse(
         checkpoint[source].check()
     for filled, _ in plan.fills:
         if is_sharded(state[filled[0]]):
-            _refuse_placement(filled[0], state[filled[0]])
+            _refuse_placement(filled[0], state[filled[0]], path)
     wrong = [
         f"{source} (expected {dtype_of(state[names[0]].dtype)}, got {dtype_of(checkpoint[source].dtype)})"
         for names, source in plan.fills
@@ -128,7 +129,7 @@ def refuse(
             raise UnmatchedTensorsError(problem, file=path, hint=_NOT_STRICT)
 
 
-def _refuse_placement(name: str, tensor: Tensor) -> None:
+def _refuse_placement(name: str, tensor: Tensor, path: Path) -> None:
     """Check that the part of a sharded tensor that this process has is a box of the whole tensor.
 
     Raises:
@@ -138,7 +139,7 @@ def _refuse_placement(name: str, tensor: Tensor) -> None:
         local_part(tensor, name)
     except ValueError as error:
         problem, _, hint = str(error).partition("; ")
-        raise CheckpointError(problem, hint=hint) from None
+        raise CheckpointError(f"cannot be loaded: {problem}; nothing was loaded", file=path, hint=hint) from None
 
 
 def few_matched(plan: Plan, state: Mapping[str, Tensor], path: object) -> str | None:

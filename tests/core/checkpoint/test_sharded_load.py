@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,7 @@ def test_only_its_bytes_are_read(dims: Dims, saved: tuple[Path, Tied], monkeypat
     assert counted == expected
 
 
-def test_what_is_not_supported_is_refused_before_anything_changes(saved: tuple[Path, Tied]) -> None:
+def test_unsupported_loads_are_refused_before_anything_changes(saved: tuple[Path, Tied]) -> None:
     from torch.distributed.tensor import DTensor, Partial
 
     place, _ = saved
@@ -122,12 +123,74 @@ def test_what_is_not_supported_is_refused_before_anything_changes(saved: tuple[P
         shard(model, mesh, (0,))
         with pytest.raises(CheckpointError, match="assign is not supported for weights that are sharded"):
             load_checkpoint(place / "safetensors", model, assign=True)
+        with pytest.raises(CheckpointError, match="sharded over cpu, and device is 'meta'"):
+            load_checkpoint(place / "safetensors", model, device="meta")
         summed: Any = DTensor.from_local(torch.zeros(6, 6), mesh, [Partial()], run_check=False)
         model.two.weight = nn.Parameter(summed)
         with pytest.raises(CheckpointError, match=r"'two.weight' is sharded as .*Partial.*before sharding it"):
             load_checkpoint(place / "safetensors", model)
         local: Any = model.one.weight
         assert local.to_local().isnan().all()
+
+
+def test_a_model_on_meta_is_allocated(saved: tuple[Path, Tied]) -> None:
+    place, original = saved
+    with process_of_mesh(1, (2,)) as mesh:
+        with torch.device("meta"):
+            model = Tied()
+        shard(model, mesh, (0,))
+        load_checkpoint(place / "safetensors", model, device="cpu", strict=True)
+        for name, whole in original.named_parameters():
+            local: Any = model.get_parameter(name)
+            assert torch.equal(local.to_local(), part_of(whole.detach(), mesh, (0,))), name
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_each_process_reports_nan_in_its_part(sealed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if sealed:
+        monkeypatch.setattr("forgather_core.checkpoint.write.save.MINIMUM", 0)
+    original = Tied()
+    with torch.no_grad():
+        original.one.weight[5, 0] = torch.nan
+    save_checkpoint(tmp_path, original, safetensors=True)
+    for rank, expected in ((0, ()), (1, ("one.weight",))):
+        with process_of_mesh(rank, (2,)) as mesh:
+            model = Tied()
+            shard(model, mesh, (0,))
+            assert load_checkpoint(tmp_path, model).non_finite == expected
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_fp8_is_dequantized_in_parts(dim: int, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    weight = torch.randn(6, 6).to(torch.float8_e4m3fn)
+    scale = torch.rand(6, 1) + 0.5
+    save_file({"two.weight": weight, "two.weight_scale": scale}, tmp_path / "model.safetensors")
+    for rank in (0, 1):
+        with process_of_mesh(rank, (2,)) as mesh, warnings.catch_warnings(action="ignore"):
+            model = Tied()
+            shard(model, mesh, (dim,))
+            load_checkpoint(tmp_path, model)
+            local: Any = model.two.weight
+            assert torch.equal(local.to_local(), part_of(weight.float() * scale, mesh, (dim,)))
+
+
+def test_parts_of_another_size_are_refused(saved: tuple[Path, Tied]) -> None:
+    from torch.distributed.tensor import DTensor, Shard
+
+    place, _ = saved
+    with process_of_mesh(0, (2,)) as mesh:
+        model = Tied()
+        shard(model, mesh, (0,))
+        uneven: Any = DTensor.from_local(
+            torch.zeros(2, 6), mesh, [Shard(0)], run_check=False, shape=(6, 6), stride=(6, 1)
+        )
+        model.two.weight = nn.Parameter(uneven)
+        with pytest.raises(
+            CheckpointError, match=r"'two.weight' has a local part of shape \(2, 6\) instead of \(3, 6\)"
+        ):
+            load_checkpoint(place / "safetensors", model)
 
 
 @given(data=st.data(), shape=st.lists(st.integers(1, 4), min_size=1, max_size=4), streams=st.booleans())
