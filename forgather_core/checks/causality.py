@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from ..definitions.check import Measured, check, expect
 from .shared.implementations import implementations
 from .shared.model_under_test import ModelUnderTest
 from .shared.selection import order_of_sums
 from .shared.tolerance import compare, position_of_largest
+
+_TRIES = 8  # draws of other tokens; the first is the same by chance in one of hundreds
 
 
 @check("causality", cause="a mask that is dropped, off by one, or undone by a later operation")
@@ -31,7 +34,7 @@ def causality(subject: ModelUnderTest) -> Iterator[Measured]:
             before = model(text).logits
             for position in (1, length // 2, length - 1):
                 other = text.clone()
-                other[:, position:] = subject.tokens(2, length - position, seed=position)
+                other[:, position:] = _replacement(subject, text[:, position:], position)
                 logits = model(other).logits
                 what = f"{attention}, tokens from {position} on replaced"
                 yield compare(what, logits[:, :position], before[:, :position], allowed(model))
@@ -44,3 +47,10 @@ def causality(subject: ModelUnderTest) -> Iterator[Measured]:
         leak = embeds.grad[:, position:].abs()
         what = f"{attention}, gradient of the logits before {position} with respect to later tokens"
         yield Measured(what, float(leak.max()), where=position_of_largest(leak, torch.zeros_like(leak)))
+
+
+def _replacement(subject: ModelUnderTest, text: Tensor, seed: int) -> Tensor:
+    """Return other tokens of the same shape, the first of which is another one in each row, if there are two."""
+    rows, length = text.shape
+    drawn = [subject.tokens(rows, length, seed=seed + 1000 * number) for number in range(_TRIES)]
+    return next((one for one in drawn if (one[:, 0] != text[:, 0]).all()), drawn[0])
