@@ -165,7 +165,7 @@ def _compared_models(kind: str, subject: ModelUnderTest, adapted: Any, merged: A
         names = found.keys() if kind == QUANTIZED else expected.keys()  # quantized weights have no gradients
         expected = {name: one for name, one in expected.items() if name in names}
         compute = partial(_gradients, merged, subject, text, more, names)
-        limit = None if subject.made_by_forgather else limit_of_amplification(merged)
+        limit = limit_of_amplification(merged, own=subject.made_by_forgather)
         recomputed = Recomputation(merged, compute, "expected", limit)
         name = f"modules {kind}, training, gradients of the {what}"
         yield compare_gradients(name, found, expected, tolerance, recomputed)

@@ -67,7 +67,7 @@ def attention_backends(subject: ModelUnderTest) -> Iterator[Measured | Details]:
             with _model(subject, attention, **subject.no_dropout) as model:
                 for what in _cases(subject, attention, inputs):
                     compute = partial(loss_gradients, model.train(), **inputs[what])
-                    limit = None if subject.made_by_forgather else limit_of_amplification(model)
+                    limit = limit_of_amplification(model, own=subject.made_by_forgather)
                     recomputed = Recomputation(model, compute, limit=limit)
                     name = f"{attention}, {what}, gradients"
                     yield compare_gradients(name, compute(), gradients[what], tolerance, recomputed)

@@ -52,5 +52,6 @@ def causality(subject: ModelUnderTest) -> Iterator[Measured]:
 def _replacement(subject: ModelUnderTest, text: Tensor, seed: int) -> Tensor:
     """Return other tokens of the same shape, the first of which is another one in each row, if there are two."""
     rows, length = text.shape
-    drawn = [subject.tokens(rows, length, seed=seed + 1000 * number) for number in range(_TRIES)]
-    return next((one for one in drawn if (one[:, 0] != text[:, 0]).all()), drawn[0])
+    drawn = (subject.tokens(rows, length, seed=seed + 1000 * number) for number in range(_TRIES))
+    other = (one for one in drawn if (one[:, 0] != text[:, 0]).all())
+    return next(other, subject.tokens(rows, length, seed=seed))

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoTokenizer
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoTokenizer
 
+from forgather_core.checks.shared.model_under_test import ModelUnderTest
 from forgather_core.tokenizers.lookup import shipped_tokenizers
 
 SIZES = {
@@ -64,3 +65,18 @@ def save_native(architecture: str, directory: Path, *, dtype: torch.dtype = torc
     model.save_pretrained(directory)
     AutoTokenizer.from_pretrained(shipped_tokenizers()["bpe-2k"]).save_pretrained(directory)
     return model
+
+
+def write_type(kind: str, directory: Path, **values: Any) -> Path:
+    """Write the configuration of a model type with its causal language model, and return its directory."""
+    config = CONFIG_MAPPING[kind](**values)
+    config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__]
+    config.save_pretrained(directory)
+    return directory
+
+
+def subject_of_type(kind: str, place: Path, **values: Any) -> ModelUnderTest:
+    """Return a model type as the checks get it."""
+    directory = write_type(kind, place / "model", **values)
+    (place / "work").mkdir()
+    return ModelUnderTest(directory, place / "work")

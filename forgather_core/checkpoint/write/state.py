@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ...errors import CheckpointError
 from ...model.tensor_slots import groups_of, tensor_slots
 from ...model.wrappers import Wrapped, adapters_note
+from ...parts.weight_pieces import is_sharded
 from ..formats.stored import LiveTensor, StoredTensor
 
 
@@ -88,7 +89,7 @@ def _check(name: str, tensor: Tensor) -> None:
     if tensor.is_meta:
         problem = f"'{name}' is on the meta device and has no values to save"
         raise CheckpointError(problem, hint="build the model on cpu")
-    if hasattr(tensor, "full_tensor"):
+    if is_sharded(tensor):
         hint = "gather the full state dict with get_model_state_dict(), load it into an unsharded model, and save that"
         raise CheckpointError(f"'{name}' is sharded over devices", hint=hint)
     if tensor.layout is not torch.strided or tensor.is_quantized or type(tensor) not in (Tensor, nn.Parameter):

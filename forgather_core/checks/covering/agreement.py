@@ -107,7 +107,7 @@ class Agreement:
         yield from _compared_layers("hidden states", found.hidden, expected.hidden, 10 * tolerance)
         yield from _compared_layers("attention weights", found.weights, expected.weights, 10 * tolerance)
         if case["gradients"] == "on":
-            limit = None if self.subject.made_by_forgather else limit_of_amplification(self.plain.model)
+            limit = limit_of_amplification(self.plain.model, own=self.subject.made_by_forgather)
             compute = partial(self.plain.gradients, case, layout)
             recomputed = Recomputation(self.plain.model, compute, "expected", limit)
             yield compare_gradients("gradients", found.gradients, expected.gradients, tolerance, recomputed)

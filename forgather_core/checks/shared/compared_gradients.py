@@ -44,9 +44,9 @@ class Recomputation:
     limit: float | None = None
 
 
-def limit_of_amplification(model: Any) -> float:
-    """Return the largest tolerance of the gradients of a model that amplifies rounding errors."""
-    return 2 * MAX_AMPLIFIED * rounding(model)
+def limit_of_amplification(model: Any, *, own: bool) -> float | None:
+    """Return the largest tolerance of amplified gradients; None for Forgather's own models, which amplify none."""
+    return None if own else 2 * MAX_AMPLIFIED * rounding(model)
 
 
 def gradients_of(model: nn.Module) -> dict[str, Tensor]:

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
 from forgather_core.checks import CHECKS, choose, verify
 from forgather_core.checks.covering.applicable import inapplicable_levels, rules_of
-from forgather_core.checks.shared.model_under_test import ModelUnderTest
 from forgather_core.checks.shared.scope import Scope
 from forgather_core.definitions.check import failure_text
+from tests.support.native_models import subject_of_type, write_type
 from tests.support.remote_code import SMALL, Edit, write_remote_code
 
 EXPERTS = {**SMALL, "num_key_value_heads": 2, "num_local_experts": 4}
@@ -59,18 +58,7 @@ def row_of(directory: Path, name: str) -> dict[str, Any]:
 
 
 def row_of_type(kind: str, place: Path, name: str, **values: Any) -> dict[str, Any]:
-    config = CONFIG_MAPPING[kind](**values)
-    config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__]
-    config.save_pretrained(place / "model")
-    return row_of(place / "model", name)
-
-
-def subject_of_type(kind: str, place: Path, **values: Any) -> ModelUnderTest:
-    config = CONFIG_MAPPING[kind](**values)
-    config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__]
-    config.save_pretrained(place / "model")
-    (place / "work").mkdir()
-    return ModelUnderTest(place / "model", place / "work")
+    return row_of(write_type(kind, place / "model", **values), name)
 
 
 @pytest.mark.parametrize("name", MISTAKES)
