@@ -6,6 +6,7 @@ Products of queries, keys and values are not counted: their cost may grow with t
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from ..definitions.check import Measured, check, expect
 from ..training.loss import can_skip_logits
 from .shared.cached_forward import cache_argument, empty_cache, taken
 from .shared.implementations import implementations
-from .shared.layers import windows_of
+from .shared.layers import selects_keys, windows_of
 from .shared.model_under_test import LENGTH, ModelUnderTest
 from .shared.operators import SdpaMasks, TensorsMade, weight_flops
 
@@ -33,7 +34,7 @@ def attention_cost(subject: ModelUnderTest) -> Iterator[Measured]:
     """Attention receives a mask only if it needs one, and everything else is computed for new tokens only."""
     for attention in implementations(subject):
         model = subject.randomized_model(attention=attention)
-        if attention == "sdpa":
+        if attention == "sdpa" and not selects_keys(subject):
             yield from _check_masks(subject, model)
         yield from _check_products(subject, model, attention)
     if can_skip_logits(model):
@@ -47,6 +48,7 @@ def _check_masks(subject: ModelUnderTest, model: Any) -> Iterator[Measured]:
     if length < 2:
         return
     text = subject.tokens(ROWS, length)
+    model = copy.deepcopy(model).requires_grad_(False)  # ModuleTracker fails on views of weights that have gradients
     ones, position_ids = torch.ones_like(text), torch.arange(length).expand(ROWS, -1)
     last = {"attention_mask": ones, "position_ids": position_ids[:, -1:]}
     cases: list[tuple[str, dict[str, Any], bool]] = [

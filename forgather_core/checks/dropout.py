@@ -24,7 +24,7 @@ from .shared.compared_gradients import compare_gradients, loss_and_gradients
 from .shared.dropout_calls import DropoutCall, recorded_dropout
 from .shared.dropout_masks import MAX_CORRELATION, Mask, most_correlated, share_error
 from .shared.implementations import implementations, require_dropout
-from .shared.layers import layers_of
+from .shared.layers import calls_of_layers, layers_of
 from .shared.model_under_test import LENGTH, ModelUnderTest
 from .shared.tolerance import SIGMAS, compare, rounding
 
@@ -92,7 +92,7 @@ def _check_model(
         passes.append([call for call in calls if call.drops])
     if passes[0]:
         yield from _check_calls(what, passes)
-        yield _same_in_layers(what, model, _counts(passes[0]))
+        yield _same_in_layers(what, model, _counts(passes[0]), calls_of_layers(model, text))
     return passes[0], random
 
 
@@ -135,15 +135,22 @@ def _counts(calls: Sequence[DropoutCall]) -> Counter[int | None]:
     return Counter(call.layer for call in calls)
 
 
-def _same_in_layers(what: str, model: Any, counts: Counter[int | None]) -> Measured:
-    """Compare the number of calls of all layers with the same kinds of weights and submodules."""
+def _same_in_layers(what: str, model: Any, counts: Counter[int | None], passes: list[int]) -> Measured:
+    """Compare the number of calls of all layers with the same kinds of weights and submodules.
+
+    Args:
+        what: The case.
+        model: The model.
+        counts: The number of dropout calls by layer.
+        passes: How often each layer runs.
+    """
     kinds: dict[tuple[str, ...], list[int]] = {}
     for index, layer in enumerate(layers_of(model)):
         parts = [type(part).__name__ for part in layer.modules() if next(part.parameters(), None) is not None]
         kinds.setdefault(tuple(parts), []).append(index)
-    groups = [[(counts.get(index, 0), index) for index in layers] for layers in kinds.values()]
+    groups = [[(counts.get(index, 0) / max(passes[index], 1), index) for index in layers] for layers in kinds.values()]
     wrong = next((group for group in groups if max(group)[0] != min(group)[0]), None)
-    where = ", ".join(f"layer {index}: {count} calls" for count, index in wrong) if wrong else None
+    where = ", ".join(f"layer {index}: {count:g} calls" for count, index in wrong) if wrong else None
     failure = f"{what}: the number of dropout calls differs between layers"
     return expect(f"{what}: every layer has the same number of dropout calls", wrong is None, where, failure=failure)
 

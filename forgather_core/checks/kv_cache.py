@@ -26,7 +26,7 @@ from .shared.cached_forward import (
 )
 from .shared.implementations import implementations
 from .shared.inputs import logits_of_rows, padded_rows, position_arguments
-from .shared.layers import is_recurrent
+from .shared.layers import calls_of_layers, is_recurrent
 from .shared.model_under_test import LENGTH, ModelUnderTest
 from .shared.tolerance import compare, position_of_largest, rounding
 
@@ -48,6 +48,8 @@ def kv_cache(subject: ModelUnderTest) -> Iterator[Measured]:
             continue
         none = cache_in(model(text[:, :2], use_cache=False))
         yield expect(f"{attention}, use_cache=False returns no cache", none is None)
+        # A loop of layers has keys of its own in each pass.
+        layers = max(subject.text_config.num_hidden_layers, sum(calls_of_layers(model, text)))
         kinds = ("dynamic", "static") if takes_static_cache(subject, model) else ("dynamic",)
         for name, sizes in (("one token at a time", SINGLE), ("in unequal chunks", UNEQUAL)):
             for kind in ("default", *kinds):
@@ -55,7 +57,7 @@ def kv_cache(subject: ModelUnderTest) -> Iterator[Measured]:
                 logits, cache = forward_in_chunks(model, text, sizes, cache)
                 what = f"{attention}, {kind} cache, {name}"
                 yield compare(what, logits, whole, rounding(model))
-                yield from _check_lengths(what, model, cache, kind)
+                yield from _check_lengths(what, model, cache, kind, layers)
         ones, sizes = torch.ones_like(text), (HALF, *(1,) * (LENGTH - HALF))
         logits, _ = forward_in_chunks(model, text, sizes, empty_cache("dynamic", model), ones)
         what = f"{attention}, dynamic cache, a mask of ones, a prompt and single tokens"
@@ -66,15 +68,14 @@ def kv_cache(subject: ModelUnderTest) -> Iterator[Measured]:
             yield from _check_cropping(subject, model, attention)
 
 
-def _check_lengths(what: str, model: Any, cache: Any, kind: str) -> Iterator[Measured]:
-    """Check that a cache counts all tokens and holds exactly the keys that the next query attends to."""
+def _check_lengths(what: str, model: Any, cache: Any, kind: str, count: int) -> Iterator[Measured]:
+    """Check that a cache of `count` layers has all tokens, and exactly the keys that the next query attends to."""
     if is_recurrent(model):
         return  # states hold no tokens
     seen = int(cache.get_seq_length())
     failure = f"{what}: expected a length of {LENGTH} tokens, got {seen}"
     yield expect(f"{what}: it counts all tokens", seen == LENGTH, failure=failure)
     layers = list(getattr(cache, "self_attention_cache", cache).layers)  # of classes that may have an encoder
-    count = model.config.get_text_config().num_hidden_layers
     failure = f"{what}: expected {count} layers, got {len(layers)}"
     yield expect(f"{what}: it has all layers", len(layers) == count, failure=failure)
     for index, layer in enumerate(layers):

@@ -11,7 +11,7 @@ import torch
 
 from ..definitions.check import DoesNotApply, Measured, check, expect
 from .shared.implementations import implementations
-from .shared.layers import is_recurrent
+from .shared.layers import is_recurrent, windows_of
 from .shared.model_under_test import LENGTH, ModelUnderTest
 
 
@@ -21,10 +21,10 @@ def sliding_window(subject: ModelUnderTest) -> Iterator[Measured]:
     size, config = subject.window, subject.text_config
     if size is None:
         raise DoesNotApply("no layer has a sliding window")
-    if "full_attention" in (getattr(config, "layer_types", None) or ()):
-        raise DoesNotApply("some layers have no sliding window")
     if is_recurrent(subject.on_meta()):
         raise DoesNotApply("layers with a state reach beyond the window")
+    if None in windows_of(subject):
+        raise DoesNotApply("some layers have no sliding window")
     reach = config.num_hidden_layers * (size - 1)
     if reach >= LENGTH - 1:
         raise DoesNotApply(f"a text of {LENGTH} tokens is not longer than {config.num_hidden_layers} windows of {size}")

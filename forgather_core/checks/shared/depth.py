@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ...definitions.check import DoesNotApply
+from ...model.shrink import plain_values
 from ...model.shrink.sizes import Sizes
 from .layers import layers_of
 from .model_under_test import ModelUnderTest
@@ -28,7 +29,7 @@ def of_depth(subject: ModelUnderTest, layers: int, first: int = 0) -> Any:
         DoesNotApply: A model of another class has another depth: its configuration has more than one.
     """
     config, text = subject.config(), subject.text_config
-    changes = _changes(text.to_dict(), text.attribute_map, layers, first)
+    changes = _changes(plain_values(text), text.attribute_map, layers, first)
     derived = subject.underived()
     changes = {name: value for name, value in changes.items() if name not in derived} | derived
     part = next((n for n in config.sub_configs if getattr(config, n, None) is config.get_text_config()), None)
@@ -49,5 +50,11 @@ def of_depth(subject: ModelUnderTest, layers: int, first: int = 0) -> Any:
 
 def _changes(content: Mapping[str, Any], names: Mapping[str, str], layers: int, first: int) -> dict[str, Any]:
     own = names.get(DEPTH, DEPTH)
-    lists = Sizes(content, names).lists(content[own]) if own in content else {}
-    return {own: layers} | {name: list(islice(cycle(values), first, first + layers)) for name, values in lists.items()}
+    if own not in content:
+        return {own: layers}
+    sizes, depth = Sizes(content, names), content[own]
+    lists = {name: list(islice(cycle(old), first, first + layers)) for name, old in sizes.lists(depth).items()}
+    indices = {
+        name: [new for new in range(layers) if (first + new) % depth in old] for name, old in sizes.indices().items()
+    }
+    return {own: layers} | lists | indices

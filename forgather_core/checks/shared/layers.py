@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ...definitions.check import DoesNotApply
 
@@ -28,6 +30,27 @@ def layers_of(model: Any) -> nn.ModuleList:
     return next((found for found in lists if len(found) == depth), max(lists, key=len))
 
 
+@torch.no_grad()
+def calls_of_layers(model: Any, text: Tensor) -> list[int]:
+    """Return the number of times that a forward pass calls each layer: more than one in a loop of layers."""
+    layers = layers_of(model)
+    calls = [0] * len(layers)
+
+    def counting(index: int) -> Callable[..., None]:
+        def count(*_: Any) -> None:
+            calls[index] += 1
+
+        return count
+
+    hooks = [layer.register_forward_hook(counting(index)) for index, layer in enumerate(layers)]
+    try:
+        model(text, use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls
+
+
 def is_recurrent(model: Any) -> bool:
     """Return whether some layers keep a state instead of keys: transformers marks most of these classes."""
     config = model.config.get_text_config()
@@ -35,6 +58,11 @@ def is_recurrent(model: Any) -> bool:
     return bool(getattr(model, "_is_stateful", False)) or any(
         isinstance(kind, str) and kind.startswith(_STATES) for kind in kinds
     )
+
+
+def selects_keys(subject: ModelUnderTest) -> bool:
+    """Return whether some layers attend to keys that an index selects, which makes a mask of its own."""
+    return "indexed_attention" in (getattr(subject.text_config, "layer_types", None) or ())
 
 
 def windows_of(subject: ModelUnderTest) -> tuple[int | None, ...]:

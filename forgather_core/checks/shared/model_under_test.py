@@ -131,16 +131,16 @@ class ModelUnderTest:
             ValueError, ImportError: No implementation can build the model, because the model has an error.
         """
         refused = dict(contracts.unsupported_attention(self.config()))
-        last: Exception | None = None
+        first: Exception | None = None  # that of the simplest implementation names the cause
         for name in ATTENTIONS:
             if name in refused:
                 continue
             try:
                 self._build(self.config(), attention=name)
             except (ValueError, ImportError) as error:
-                last, refused[name] = error, first_line(error)
-        if last is not None and refused.keys() >= set(ATTENTIONS):
-            raise last
+                first, refused[name] = first or error, first_line(error)
+        if first is not None and refused.keys() >= set(ATTENTIONS):
+            raise first
         return refused
 
     @cached_property

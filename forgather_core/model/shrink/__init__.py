@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from .heads import HIDDEN, shrink_heads
-from .layers import LAYERS, shrink_layers
+from .layers import BY_LAYER, LAYERS, shrink_layers
 from .limits import WINDOW, shrink_others, shrink_windows
 from .sizes import Sizes
 
-__all__ = ["HIDDEN", "LAYERS", "POSITIONS", "VOCABULARY", "WINDOW", "Keep", "shrunk", "shrunk_config"]
+__all__ = ["HIDDEN", "LAYERS", "POSITIONS", "VOCABULARY", "WINDOW", "Keep", "plain_values", "shrunk", "shrunk_config"]
 
 VOCABULARY, POSITIONS = 300, 64
 Keep = Literal["heads", "positions", "token_ids"]
@@ -45,7 +45,33 @@ def shrunk(config: Mapping[str, Any], names: Mapping[str, str], *, keep: Collect
     width = shrink_heads(sizes, keep="heads" in keep)
     if width is not None:
         shrink_others(sizes, width, keep_heads="heads" in keep)
+        _shrink_by_layer(sizes, width, keep_heads="heads" in keep)
     return sizes.changes
+
+
+def _shrink_by_layer(sizes: Sizes, width: int, *, keep_heads: bool) -> None:
+    """Reduce the sizes of layers with heads of their own; another size alone stays, since it must differ."""
+    small = dict(sizes.current(BY_LAYER) or {})
+    for index, values in small.items():
+        if "num_attention_heads" not in values:
+            continue
+        layer = sizes.with_changes(values)
+        shrink_windows(layer)
+        shrink_heads(layer, keep=keep_heads)
+        shrink_others(layer, width, keep_heads=keep_heads)
+        small[index] = {name: layer.current(name) for name in values}
+    if small:
+        sizes.set(BY_LAYER, small)
+
+
+def plain_values(config: Any) -> dict[str, Any]:
+    """Return a configuration as plain data, with the depth as its model has it.
+
+    `to_dict` of some classes writes the blocks of layers in place of layers.
+    """
+    content: dict[str, Any] = config.to_dict()
+    own = vars(config)
+    return {name: own.get(name, value) if type(value) in (int, list) else value for name, value in content.items()}
 
 
 def shrunk_config(config: Any, *, keep: Collection[Keep]) -> dict[str, Any]:
@@ -55,7 +81,7 @@ def shrunk_config(config: Any, *, keep: Collection[Keep]) -> dict[str, Any]:
         config: The configuration, a `PreTrainedConfig`.
         keep: Features to keep, as for `shrunk`.
     """
-    changes = shrunk(config.to_dict(), config.attribute_map, keep=keep)
+    changes = shrunk(plain_values(config), config.attribute_map, keep=keep)
     for name in config.sub_configs:
         if (part := getattr(config, name, None)) is not None:
             changes[name] = part.to_dict() | shrunk_config(part, keep=keep)

@@ -16,7 +16,7 @@ _PERIODS = ("attn_layer_period", "expert_layer_period")  # every second layer in
 _OFFSETS = ("attn_layer_offset", "expert_layer_offset")
 _OTHER_DEPTHS = ("num_layers", "num_blocks")  # beside num_hidden_layers, or instead
 _PARTS = ("n_input_layers", "n_recurrent_layers", "n_output_layers")  # their sum is the depth
-_BY_INDEX = "per_layer_config"  # changes to the configuration of some layers, by index
+BY_LAYER = "per_layer_config"  # changes to the configuration of some layers, by index
 
 
 def shrink_layers(sizes: Sizes) -> None:
@@ -35,7 +35,9 @@ def shrink_layers(sizes: Sizes) -> None:
         chosen = first + first[-1:] * (layers - len(first))  # as for `max_window_layers`, which may be validated
         for name, values in lists.items():
             new = [values[i] for i in chosen]
-            sizes.set(name, {i: one for i, one in enumerate(new) if one} if name == _BY_INDEX else new)
+            sizes.set(name, {i: one for i, one in enumerate(new) if one} if name == BY_LAYER else new)
+        for name, old in sizes.indices().items():
+            sizes.set(name, [new for new, i in enumerate(chosen) if i in old])
         if sizes["attention_types"]:  # of GPT-Neo, which computes attention_layers from it
             sizes.set("attention_types", [[[kind], 1] for kind in sizes.current("attention_layers")])
     if all(sizes[name] for name in _PARTS):
@@ -54,7 +56,7 @@ def shrink_layers(sizes: Sizes) -> None:
 def _lists(sizes: Sizes, depth: int) -> dict[str, list[Any]]:
     """Return the options with a value for each layer."""
     lists = sizes.lists(depth)
-    if some := sizes[_BY_INDEX]:
+    if some := sizes[BY_LAYER]:
         by_index = {int(index): one for index, one in some.items()}
-        lists[_BY_INDEX] = [by_index.get(index) for index in range(depth)]
+        lists[BY_LAYER] = [by_index.get(index) for index in range(depth)]
     return lists

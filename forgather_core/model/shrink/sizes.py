@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+_INDICES = ("hybrid_layer_ids",)
+
 
 class Sizes:
     """A configuration as plain data, and changes to it.
@@ -20,6 +22,11 @@ class Sizes:
     def __init__(self, config: Mapping[str, Any], names: Mapping[str, str]) -> None:
         self._config, self._names = config, names
         self.changes: dict[str, Any] = {}
+
+    def with_changes(self, values: Mapping[str, Any]) -> Sizes:
+        """Return the sizes of the original configuration with other values, without changes."""
+        own = {self._names.get(name, name): value for name, value in values.items()}
+        return Sizes({**self._config, **own}, self._names)
 
     def __getitem__(self, name: str) -> Any:
         """Return the original value, or None if there is none."""
@@ -54,3 +61,7 @@ class Sizes:
             for name, value in lists.items()
             if len(value) == length and not name.endswith("_token_id")
         }
+
+    def indices(self) -> dict[str, list[int]]:
+        """Return the lists of layers of a kind that the list of the layers' kinds names, too."""
+        return {name: list(self._config[name]) for name in _INDICES if self._config.get(name) is not None}

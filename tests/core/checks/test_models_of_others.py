@@ -153,7 +153,9 @@ def test_a_loss_that_is_not_shifted_is_found(tmp_path: Path) -> None:
 
 # Each failed once for a reason that is no mistake of the class: keys with equal scores, a first layer without
 # positions, a table of an input that is absent, a plan with the parts of experts, weights at odd addresses of a file, a
-# table of positions under another name, gradients in another order, layers of two parts, weights fixed in float32.
+# table of positions under another name, gradients in another order, layers of two parts, weights fixed in float32,
+# gradients that amplify rounding, loops of layers, blocks in place of layers, indices of layers, keys that an index
+# selects, sizes of some layers.
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
@@ -167,6 +169,11 @@ def test_a_loss_that_is_not_shifted_is_found(tmp_path: Path) -> None:
         ("inkling2_text", "cache-size"),
         ("longcat_flash", "hidden-states"),
         ("longcat_flash", "attention-cost"),
+        ("xlstm", "adapters"),
+        ("dory", "kv-cache"),
+        ("dory", "dropout"),
+        ("zamba2", "signal-propagation"),
+        ("dots3_note_text", "attention-cost"),
         pytest.param("gemma4_unified_text", "attention-backends", marks=pytest.mark.slow),
     ],
 )
@@ -175,6 +182,17 @@ def test_correct_classes_pass(kind: str, name: str, tmp_path: Path) -> None:
     assert row["result"] == "passed", row["reason"] or [
         failure_text(one) for one in row["measured"] if not one["holds"]
     ]
+
+
+def test_views_of_weights_without_gradients_are_tracked(tmp_path: Path) -> None:
+    attention = {"rope_theta": 1e4, "kv_n_heads": 2, "clip_qkv": 8.0}
+    row = row_of_type("dbrx", tmp_path, "attention-cost", attn_config=attention, ffn_config={"hidden_size": 2048})
+    assert row["result"] == "passed", row["reason"]
+
+
+def test_layers_that_select_keys_have_no_window(tmp_path: Path) -> None:
+    row = row_of_type("dots3_note_text", tmp_path, "sliding-window")
+    assert (row["result"], row["reason"]) == ("skipped", "some layers have no sliding window")
 
 
 def test_states_reach_beyond_a_window(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from transformers import LlamaConfig
 
 from forgather_core.checks import CHECKS, Measured, ModelUnderTest, check, choose, verify
+from tests.support.native_models import write_type
 
 NAMES = ["causality", "padding", "loss", "imports"]
 
@@ -30,6 +31,13 @@ def test_a_model_that_cannot_be_built_fails_once(tmp_path: Path) -> None:
         assert (rows[name]["result"], rows[name]["cause"]) == ("skipped", None)
         assert rows[name]["reason"] == "the model cannot be built: see causality"
     assert report["failed"] == 1
+
+
+def test_the_reason_is_that_of_the_simplest_attention(tmp_path: Path) -> None:
+    directory = write_type("reformer", tmp_path / "model", is_decoder=True, axial_pos_embds_dim=[1, 2])
+    rows = {row["name"]: row for row in verify(directory, choose(CHECKS, ["causality"]))["checks"]}
+    assert rows["causality"]["result"] == "failed"
+    assert "axial" in rows["causality"]["reason"]
 
 
 @check("first", cause="none")

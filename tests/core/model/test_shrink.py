@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import Gemma3Config, Gemma3TextConfig, SiglipVisionConfig
+from transformers import CONFIG_MAPPING, Gemma3Config, Gemma3TextConfig, SiglipVisionConfig
 
 from forgather_core.model.shrink import HIDDEN, LAYERS, POSITIONS, VOCABULARY, WINDOW, Keep, shrunk, shrunk_config
 
@@ -221,6 +221,32 @@ def test_contained_configurations_are_small() -> None:
     assert made.text_config.hidden_size < config.text_config.hidden_size
     assert made.text_config.vocab_size == VOCABULARY
     assert made.vision_config.hidden_size < config.vision_config.hidden_size
+
+
+def test_sizes_of_some_layers_are_small() -> None:
+    sizes = {"num_attention_heads": 64, "num_key_value_heads": 64, "head_dim": 256, "moe_intermediate_size": 1536}
+    kinds = ["full_attention", "sliding_attention"] * 16
+    made = small(layer_types=kinds, per_layer_config=dict.fromkeys(range(1, 32, 2), sizes))
+    assert made["layer_types"] == ["full_attention", "sliding_attention", "sliding_attention"]
+    assert made["per_layer_config"].keys() == {1, 2}
+    layer = made["per_layer_config"][1]
+    assert layer.keys() == sizes.keys()
+    assert (layer["num_attention_heads"], layer["num_key_value_heads"]) == (2, 2)
+    assert layer["moe_intermediate_size"] < 2 * made["hidden_size"] + 9
+
+
+def test_indices_of_layers_follow_their_kinds() -> None:
+    kinds = (["linear_attention"] * 5 + ["hybrid"]) * 4 + ["linear_attention"] * 8
+    made = small(layer_types=kinds, hybrid_layer_ids=[i for i, kind in enumerate(kinds) if kind == "hybrid"])
+    assert made["layer_types"] == ["linear_attention", "hybrid", "hybrid"]
+    assert made["hybrid_layer_ids"] == [1, 2]
+
+
+def test_blocks_that_a_configuration_writes_are_no_layers() -> None:
+    config = CONFIG_MAPPING["dory"]()
+    assert config.to_dict()["num_hidden_layers"] == 2 * config.num_hidden_layers
+    made = type(config).from_dict(config.to_dict() | shrunk_config(config, keep=()))
+    assert (made.num_hidden_layers, made.layer_types[:2]) == (LAYERS, ["sliding_attention", "full_attention"])
 
 
 def test_names_of_the_configuration_are_used() -> None:
