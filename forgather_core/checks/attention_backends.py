@@ -11,23 +11,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..definitions import contracts
-from ..definitions.check import Details, DoesNotApply, Measured, check
+from ..definitions.check import Details, DoesNotApply, Measured, check, expect
 from ..errors import first_line
+from .shared.attention_calls import recorded_calls
 from .shared.cached_forward import UNEQUAL, empty_cache, forward_in_chunks, has_positions, taken
 from .shared.compared_gradients import Recomputation, compare_gradients, limit_of_amplification, loss_gradients
 from .shared.implementations import can_exchange_attention, forward_implementations, uncompiled_flex
 from .shared.inputs import packed_rows, padded_labels, padded_rows, real_positions
 from .shared.layers import is_recurrent
-from .shared.model_under_test import FLEX, ModelUnderTest
+from .shared.model_under_test import FLEX, LENGTH, ModelUnderTest
 from .shared.plain_flash import FLASH, plain_flash
 from .shared.tolerance import compare, rounding
 
+_ARGUMENT = "max_length_q"  # for flash attention; others ignore it
 _EXPERTS = ("eager", "batched_mm", "grouped_mm")
 PACKED, PADDED_DOCUMENTS = "packed documents", "packed documents, padding on the right"
 
@@ -38,6 +41,8 @@ def attention_backends(subject: ModelUnderTest) -> Iterator[Measured | Details]:
     if "eager" not in subject.refused_attention:
         yield from _compare_experts(subject)
     names = forward_implementations(subject)
+    if "sdpa" in names:
+        yield from _check_arguments_arrive(subject)
     if "eager" in names and _supports_flash(subject):
         names.append(FLASH)
     if "eager" not in names or len(names) < 2:
@@ -91,6 +96,20 @@ def _compare_experts(subject: ModelUnderTest) -> Iterator[Measured]:
             continue  # the device does not have it
     for name in list(found)[1:]:
         yield compare(f"experts computed by {name}", found[name], found[next(iter(found))], rounding(model))
+
+
+@torch.no_grad()
+def _check_arguments_arrive(subject: ModelUnderTest) -> Iterator[Measured]:
+    """Check that the keyword arguments that transformers documents for attention reach all layers."""
+    model = subject.randomized_model(attention="sdpa")
+    if not any(one.kind is Parameter.VAR_KEYWORD for one in signature(model.forward).parameters.values()):
+        return
+    with recorded_calls("sdpa") as calls:
+        model(subject.tokens(2), use_cache=False, **{_ARGUMENT: LENGTH})
+    if calls:
+        without = [number for number, arguments in enumerate(calls) if _ARGUMENT not in arguments]
+        failure = f"the argument {_ARGUMENT} of a call does not reach {len(without)} of {len(calls)} calls of attention"
+        yield expect(f"{_ARGUMENT} reaches all layers", not without, failure=failure)
 
 
 def _supports_flash(subject: ModelUnderTest) -> bool:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..definitions.check import Measured, check
+from .shared.cached_forward import cache_argument, cache_in, takes_cache
 from .shared.greedy import NEW_TOKENS, first_difference, greedy_text, model_without_eos
 from .shared.implementations import implementations
 from .shared.inputs import padded_rows
@@ -22,6 +23,7 @@ from .shared.model_under_test import ModelUnderTest
 from .shared.tolerance import rounding
 
 PROMPTS = (9, 6, 1)  # lengths
+TURN = 4  # tokens
 
 
 @check("generation", cause="a mistake in the cache, mask or positions that generate() passes from step to step")
@@ -49,6 +51,25 @@ def generation(subject: ModelUnderTest) -> Iterator[Measured]:
                     raise
                 continue  # generate() refuses beams with a cache that cannot be reordered
             yield _compare_scores(model, beams, mask, f"{attention}, use_cache={use_cache}, two beams: scores")
+        if takes_cache(model):
+            yield from _check_second_turn(subject, model, attention)
+
+
+def _check_second_turn(subject: ModelUnderTest, model: Any, attention: str) -> Iterator[Measured]:
+    """Check that generate() continues a cache with several new tokens, as in the second turn of a chat."""
+    first, second = subject.tokens(1, PROMPTS[0]), subject.tokens(1, TURN, seed=1)
+    ones = torch.ones_like(first)
+    how = {"max_new_tokens": TURN, "return_dict_in_generate": True}
+    made = model.generate(input_ids=first, attention_mask=ones, use_cache=True, **how)
+    if (cache := cache_in(made)) is None:
+        return  # the class returns none
+    whole = torch.cat((made.sequences, second), dim=1)
+    text = greedy_text(model, whole)
+    more = {"attention_mask": torch.ones_like(whole), "use_cache": True, cache_argument(model): cache}
+    generated = model.generate(input_ids=whole, **more, max_new_tokens=NEW_TOKENS)[0, whole.shape[1] :]
+    what = f"{attention}, a second turn of {TURN} tokens with the cache of the first: {len(text)} new tokens"
+    wrong = first_difference(generated.tolist(), text) if text else None
+    yield Measured(what, float(wrong is not None), 0.0, f"new token {wrong}")
 
 
 def _compare_scores(model: Any, beams: Any, mask: Tensor, what: str) -> Measured:

@@ -9,7 +9,9 @@ from typing import Any
 from torch import nn
 
 from ..definitions.check import Measured, check, expect
+from .shared.derivative import TOLERANCE, derivative_error
 from .shared.implementations import implementations
+from .shared.inputs import with_special_tokens
 from .shared.model_under_test import ModelUnderTest
 from .shared.position_encoding import is_position_table
 
@@ -22,10 +24,11 @@ _OTHER_INPUTS = re.compile(
 def gradients(subject: ModelUnderTest) -> Iterator[Measured]:
     """Every trainable parameter, and the embedding of every token of the text, receives a finite gradient.
 
-    No gradient may be 0 everywhere. The embeddings of other tokens and of padding are not checked.
+    No gradient may be 0 everywhere, and each is the derivative of the loss. The embeddings of other tokens and of
+    padding are not checked.
     """
-    text = subject.tokens(4)
-    for attention in implementations(subject):
+    text = with_special_tokens(subject, subject.tokens(4))
+    for number, attention in enumerate(implementations(subject)):
         model = subject.randomized_model(attention=attention, **subject.no_dropout).train()
         model(text, labels=text).loss.backward()
         unused = () if subject.made_by_forgather else (*_of_other_inputs(model), *_padded_tables(model))
@@ -33,6 +36,11 @@ def gradients(subject: ModelUnderTest) -> Iterator[Measured]:
         trained = {name: p.grad for name, p in named}
         yield expect(f"{attention}, there are trainable parameters", bool(trained))
         found = {name: grad for name, grad in trained.items() if grad is not None}
+        if number == 0 and found.keys() == trained.keys():
+            error, where = derivative_error(model, text, found, subject.seed)
+            failure = f"a gradient is not the derivative of the loss: it is wrong by {error:.2g} of its size"
+            what = f"{attention}, each gradient is the derivative of the loss"
+            yield Measured(what, error, TOLERANCE, where, failure)
         faults = {
             "all parameters are in the graph of the loss": [name for name in trained if name not in found],
             "all gradients are finite": [name for name, grad in found.items() if not grad.isfinite().all()],

@@ -13,6 +13,7 @@ from ..definitions.check import Measured, check, expect
 from ..model.difference import relative_difference, rms_difference
 from ..training.loss import can_skip_logits
 from .shared.compared_gradients import compare_gradients, gradients_of
+from .shared.inputs import padding_id, with_special_tokens
 from .shared.model_under_test import LENGTH, ModelUnderTest
 from .shared.tolerance import compare, rounding
 
@@ -28,12 +29,18 @@ def loss(subject: ModelUnderTest) -> Iterator[Measured]:
     text = subject.tokens(3)
     some = text.clone()
     some[0, 5:9] = some[1, 1:] = some[2, -1] = -100
+    special = with_special_tokens(subject, text)
+    special[1, 3] = padding_id(subject)  # a label like any other
     parameters = inspect.signature(model.forward).parameters
     any_keyword = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
     for training in (False, True):
         model.train(training)
         how = "training" if training else "evaluation"
-        for name, targets in (("all tokens are targets", text), ("some labels are -100", some)):
+        for name, targets in (
+            ("all tokens are targets", text),
+            ("some labels are -100", some),
+            ("some labels are special tokens", special),
+        ):
             with torch.no_grad():
                 outputs = model(text, labels=targets)
             total, count = cross_entropy_sum(outputs.logits, targets)

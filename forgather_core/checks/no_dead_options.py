@@ -3,7 +3,7 @@
 An option gets another valid value, and these properties of the model are compared, to the last bit: shapes, dtypes and
 ties of weights, whether they are trainable, initial weights of a seed, logits of random weights in eval and in
 training, and the generation config. If nothing changes, each other option is changed first: some options have an effect
-only in combination.
+only in combination. Of models of others, the fields are tried that mean the same in all classes of transformers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..definitions.check import DoesNotApply, Measured, check, expect
 from .shared.implementations import require_dropout
 from .shared.inputs import logits_of_random_weights
 from .shared.model_under_test import ModelUnderTest
-from .shared.option_fields import options_of
+from .shared.option_fields import known_options, options_of
 from .shared.other_values import Values, other_values
 
 _TOKENS = 40
@@ -30,8 +30,8 @@ Observation = tuple[str, ...]
 
 @check("no-dead-options", cause="an option that is parsed and never read, or read under another name")
 def no_dead_options(subject: ModelUnderTest) -> Iterator[Measured]:
-    """Every option of the definition has an effect."""
-    options = options_of(subject.config())
+    """Every option of the definition, or known field of another configuration, has an effect."""
+    options = options_of(subject.config()) if subject.made_by_forgather else known_options(subject.config())
     if not options:
         raise DoesNotApply("the configuration declares no options")
     require_dropout(subject)
@@ -55,7 +55,8 @@ def no_dead_options(subject: ModelUnderTest) -> Iterator[Measured]:
                 unknown.append(name)  # nothing to try
             continue
         for label, some in _entries(name, observer.value(name), values):
-            if (effect := _effect(observer, name, some, others)) is not None:
+            conditions = others if subject.made_by_forgather else {}
+            if (effect := _effect(observer, name, some, conditions)) is not None:
                 yield expect(f"{label}: {effect}", True)
             else:
                 tried = _joined([_printable(value[name]) for value in some])

@@ -20,6 +20,7 @@ from ..model.kinds import kind_of
 from .against.agreement import OtherAgreement
 from .against.counterpart import Counterpart, cast
 from .against.find import by_config, by_parameters, find_counterpart
+from .against.options import compare_options
 from .covering.calls import Calls
 from .covering.failures import measured_cases
 from .covering.requested import details_of, requested_array
@@ -51,6 +52,8 @@ def other_implementation(subject: ModelUnderTest) -> Iterator[Measured | Details
         return
     if not subject.made_by_forgather:  # the definitions have their own initialization
         yield from _compare_initial_weights(subject, counterpart)
+        if counterpart.directory is None:
+            yield from compare_options(subject, counterpart)
     yield from _compare_rounding(subject, agreement, counterpart)
     with Calls(subject, agreement) as calls:
         array = requested_array(agreement)

@@ -61,7 +61,7 @@ def padding(subject: ModelUnderTest) -> Iterator[Measured]:
 
 @torch.no_grad()
 def _check_router_loss(subject: ModelUnderTest) -> Iterator[Measured]:
-    """Check that the auxiliary loss of a router does not count padding."""
+    """Check that the auxiliary loss of a router does not count padding, and gets logits, of which it takes a softmax."""
     if not hasattr(subject.text_config, "router_aux_loss_coef") or not implementations(subject):
         return
     model = subject.randomized_model(**subject.no_dropout)
@@ -70,7 +70,14 @@ def _check_router_loss(subject: ModelUnderTest) -> Iterator[Measured]:
     found = model(row, attention_mask=ones, output_router_logits=True, use_cache=False).get("aux_loss")
     alone = row[ones.bool()][None]
     more = {"attention_mask": torch.ones_like(alone)}
-    expected = model(alone, output_router_logits=True, use_cache=False, **more).get("aux_loss")
+    outputs = model(alone, output_router_logits=True, use_cache=False, **more)
+    expected = outputs.get("aux_loss")
+    for index, logits in enumerate(outputs.get("router_logits") or ()):
+        if isinstance(logits, Tensor) and logits.dim() > 1 and logits.shape[-1] > 1:
+            sums = logits.float().sum(-1)
+            normalized = bool((logits >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
+            failure = f"the router logits of layer {index} are probabilities, so that their softmax is taken twice"
+            yield expect(f"the router logits of layer {index} are not normalized", not normalized, failure=failure)
     if isinstance(found, Tensor) and isinstance(expected, Tensor):
         error = relative_difference(found, expected)
         yield Measured("the auxiliary loss of the router, with and without padding", error, rounding(model))

@@ -31,8 +31,11 @@ def same_seed(subject: ModelUnderTest) -> Iterator[Measured]:
     yield expect("some weights are random", bool(drawn))
     equal = [name for name in drawn if torch.equal(first.get_parameter(name), other.get_parameter(name))]
     if not subject.made_by_forgather and len(equal) < len(drawn):
-        equal = []  # recurrent layers of others have fixed initial decays
+        equal = [name for name in equal if _is_random(first.get_parameter(name))]
     yield expect("another seed gives other weights", not equal, ", ".join(sorted(equal)))
+    same = _equal_weights(first)
+    failure = f"weights are equal: {' and '.join(same)}"
+    yield expect("no two weights are equal", not same, failure=failure)
     if contracts.initial_weights(first) is not None:
         if can_shard():
             yield from _check_shards(subject, first)
@@ -60,6 +63,24 @@ def same_seed(subject: ModelUnderTest) -> Iterator[Measured]:
             one, two = (dropping(text, use_cache=False).logits for _ in range(2))
             yield expect(f"training with {what}, repeated: the logits differ", not torch.equal(one, two))
             yield compare(f"eval after training with {what}", dropping.eval()(text).logits, plain)
+
+
+def _is_random(weight: Any) -> bool:
+    """Return whether a matrix has as many values as a drawn one: recurrent layers of others have fixed decays."""
+    return bool(weight.requires_grad and weight.dim() > 1 and weight.unique().numel() > weight.numel() / 2)
+
+
+def _equal_weights(model: Any) -> list[str]:
+    """Return the names of two random weights with the same values, or none."""
+    found: dict[Any, tuple[str, Any]] = {}
+    for name, weight in model.named_parameters():
+        if not _is_random(weight):
+            continue
+        key = tuple(weight.shape), weight.flatten()[:16].tolist().__repr__()
+        if key in found and torch.equal(found[key][1], weight):
+            return [found[key][0], name]
+        found.setdefault(key, (name, weight))
+    return []
 
 
 def _check_low(subject: ModelUnderTest, model: Any) -> Measured:

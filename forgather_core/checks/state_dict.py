@@ -6,6 +6,7 @@ safetensors; parameters that share memory without a declared tie are saved once 
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -34,6 +35,20 @@ def state_dict(subject: ModelUnderTest) -> Iterator[Measured]:
     yield from _check_memory(model)
     yield from _check_names(subject, model)
     yield from _check_casts(model)
+    yield _check_deep_copy(subject)
+
+
+@torch.no_grad()
+def _check_deep_copy(subject: ModelUnderTest) -> Measured:
+    """Check that a deep copy, such as an average of weights or a frozen reference, computes with its own weights."""
+    model, text = subject.randomized_model(), subject.tokens(2)
+    twin = copy.deepcopy(model)
+    before = twin(text, use_cache=False).logits
+    for parameter in model.parameters():
+        parameter.mul_(0.5).add_(0.1)
+    failure = "a deep copy computes with weights of the original"
+    unchanged = torch.equal(before, twin(text, use_cache=False).logits)
+    return expect("a deep copy has its own weights", unchanged, failure=failure)
 
 
 def _check_content(subject: ModelUnderTest, model: Any) -> Iterator[Measured]:

@@ -1,10 +1,10 @@
 """`python -m tests.mutants.copies`: do the checks find mistakes in copies of transformers' models?
 
-`blind/fourth_set.json` has mistakes by an author who saw neither the checks nor their documentation. Each one is
-planted in a directory with a copy of transformers' code. A mistake counts as found if a check fails that holds on the
-copy without a mistake.
+The fourth and the fifth set in `blind/` have mistakes by authors who saw neither the checks nor their documentation.
+Each one is planted in a directory with a copy of transformers' code. A mistake counts as found if a check fails that
+holds on the copy without a mistake.
 
-    python -m tests.mutants.copies [--only TEXT] [--quick] [--against] [--jobs 2] [--json FILE]
+    python -m tests.mutants.copies [--set fifth] [--only TEXT] [--quick] [--against] [--jobs 2] [--json FILE]
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from forgather_core.runtime.child_process import ChildDiedError, ChildProcesses
 from forgather_core.runtime.quiet import quiet_transformers
 from tests.support.remote_code import write_remote_code
 
-SET = Path(__file__).parent / "blind" / "fourth_set.json"
+SETS = ("fourth", "fifth")
 SECONDS = 1800.0  # time limit of one directory
 
 
@@ -63,9 +63,10 @@ class Result:
     died: str | None = None
 
 
-def mistakes() -> list[dict[str, Any]]:
-    """Return the entries of the set."""
-    entries: list[dict[str, Any]] = json.loads(SET.read_text(encoding="utf-8"))
+def mistakes(name: str) -> list[dict[str, Any]]:
+    """Return the entries of a set."""
+    file = Path(__file__).parent / "blind" / f"{name}_set.json"
+    entries: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
     return entries
 
 
@@ -93,6 +94,7 @@ def new_failures(result: Result, original: Result) -> dict[str, list[str]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Verify the copies, print the results, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--set", choices=SETS, default=SETS[-1], help="the set (default: %(default)s)")
     parser.add_argument("--only", default="", help="only mistakes with one of these texts in name or model")
     parser.add_argument("--quick", action="store_true", help="run the quick checks only")
     parser.add_argument("--against", action="store_true", help="run only the comparison with the original class")
@@ -100,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="also write the results as JSON")
     given = parser.parse_args(arguments)
     texts = given.only.split(",")
-    chosen = [one for one in mistakes() if any(text in f"{one['name']} {one['model']}" for text in texts)]
+    chosen = [one for one in mistakes(given.set) if any(text in f"{one['name']} {one['model']}" for text in texts)]
     how = {"quick": given.quick, "against": given.against}
     originals = {
         (one["model"], json.dumps(one["values"])): Task("without a mistake", one["model"], (), one["values"], **how)

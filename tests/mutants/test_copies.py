@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .copies import Task, mistakes, new_failures, run_task
+from .copies import SETS, Task, mistakes, new_failures, run_task
 
 # Found by comparison with the original class only: what the model is; and by the other checks only.
 BY_COMPARISON = ("exact-gelu-instead-of-tanh", "rotate-half-as-in-llama", "lm-head-made-after-post-init")
@@ -15,15 +15,16 @@ BY_OTHERS = {
 }
 
 
-def test_the_set_has_forty_mistakes_in_eight_models() -> None:
-    entries = mistakes()
+@pytest.mark.parametrize("name", SETS)
+def test_a_set_has_forty_mistakes_in_eight_models(name: str) -> None:
+    entries = mistakes(name)
     assert len({one["name"] for one in entries}) == len(entries) == 40
     assert len({one["model"] for one in entries}) == 8
     assert {one["kind"] for one in entries} == {"promise", "identity"}
 
 
 def failures_of(name: str, *, against: bool) -> dict[str, list[str]]:
-    entry = next(one for one in mistakes() if one["name"] == name)
+    entry = next(one for one in mistakes("fourth") if one["name"] == name)
     edits = tuple((old, new) for old, new in entry["edits"])
     original, planted = (
         run_task(Task(name, entry["model"], part, entry["values"], quick=True, against=against)) for part in ((), edits)

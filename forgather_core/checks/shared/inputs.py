@@ -37,6 +37,14 @@ def padding_id(subject: ModelUnderTest) -> int:
     return pad if isinstance(pad, int) and pad >= 0 else 0
 
 
+def with_special_tokens(subject: ModelUnderTest, text: Tensor) -> Tensor:
+    """Return a text [B, T] with the first and the last token id and all special tokens, except padding, in row 0."""
+    config = subject.text_config
+    pad = getattr(config, "pad_token_id", None)
+    ids = [i for i in sorted({0, config.vocab_size - 1, *subject.special_ids}) if i != pad][: text.shape[1] // 2]
+    return torch.cat((torch.cat((torch.tensor(ids), text[0, len(ids) :]))[None], text[1:]))
+
+
 def padded_labels(ids: Tensor, mask: Tensor) -> Tensor:
     """Return the labels [B, T] of padded rows: -100 on padding, on first tokens, and on tokens after padding."""
     before = torch.nn.functional.pad(mask[:, :-1], (1, 0))

@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Literal
 
 from ...option import METADATA_KEY
+
+# Fields that mean the same in all classes of transformers that have them.
+_KNOWN = frozenset({
+    "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_eps", "norm_epsilon",
+    "hidden_act", "hidden_activation", "activation_function",
+    "attention_bias", "mlp_bias", "use_bias", "qkv_bias", "use_qk_norm",
+    "attention_dropout", "attention_probs_dropout_prob", "attn_pdrop", "resid_pdrop", "resid_dropout", "embd_pdrop",
+    "embedding_dropout", "residual_dropout", "hidden_dropout", "hidden_dropout_prob", "dropout",
+    "rope_theta", "initializer_range", "tie_word_embeddings",
+    "attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar", "logit_scale", "logits_scaling",
+    "embedding_multiplier", "residual_multiplier", "attention_multiplier",
+    "num_experts_per_tok", "norm_topk_prob", "routed_scaling_factor",
+})  # fmt: skip
+_ACTIVATIONS = ("gelu", "relu", "silu")
 
 
 def options_of(config: Any) -> list[Any]:
@@ -29,3 +44,22 @@ def derived_fields(config_class: Any) -> list[str]:
         for name, field in own.items()
         if METADATA_KEY not in field.metadata and field.default is None and not name.endswith(not_derived)
     ]
+
+
+def known_options(config: Any) -> list[Any]:
+    """Return the fields of another class's configuration whose meaning is known, in the form of options."""
+    if config.get_text_config() is not config:
+        return []  # a part of a larger configuration
+    values = config.to_dict()
+    names = sorted(_KNOWN & values.keys())
+    return [
+        SimpleNamespace(name=name, type=_kind(name, values[name]), metadata={METADATA_KEY: None})
+        for name in names
+        if values[name] is not None
+    ]
+
+
+def _kind(name: str, value: Any) -> Any:
+    if isinstance(value, str) and "activation" in name.replace("hidden_act", "activation"):
+        return Literal[_ACTIVATIONS]
+    return type(value)

@@ -125,7 +125,6 @@ def expected(name: str, *checks: Check) -> dict[str, str]:
     """Return the expected results: some promises are made by definitions only."""
     elsewhere: dict[str, tuple[str, ...]] = {
         manifest.name: DEFINITIONS,
-        no_dead_options.name: DEFINITIONS,
         estimates.name: DEFINITIONS,
         native_parity.name: TWINS,
         reference_parity.name: DEFINITIONS,
