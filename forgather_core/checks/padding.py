@@ -61,7 +61,7 @@ def padding(subject: ModelUnderTest) -> Iterator[Measured]:
 
 @torch.no_grad()
 def _check_router_loss(subject: ModelUnderTest) -> Iterator[Measured]:
-    """Check that the auxiliary loss of a router does not count padding, and gets logits, of which it takes a softmax."""
+    """Check that the auxiliary loss of a router does not count padding, and that its logits are no probabilities."""
     if not hasattr(subject.text_config, "router_aux_loss_coef") or not implementations(subject):
         return
     model = subject.randomized_model(**subject.no_dropout)

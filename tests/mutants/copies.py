@@ -1,10 +1,10 @@
 """`python -m tests.mutants.copies`: do the checks find mistakes in copies of transformers' models?
 
-The fourth and the fifth set in `blind/` have mistakes by authors who saw neither the checks nor their documentation.
+The fourth to sixth sets in `blind/` have mistakes by authors who saw neither the checks nor their documentation.
 Each one is planted in a directory with a copy of transformers' code. A mistake counts as found if a check fails that
 holds on the copy without a mistake.
 
-    python -m tests.mutants.copies [--set fifth] [--only TEXT] [--quick] [--against] [--jobs 2] [--json FILE]
+    python -m tests.mutants.copies [--set sixth] [--only TEXT] [--quick] [--against] [--jobs 2] [--json FILE]
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from forgather_core.runtime.child_process import ChildDiedError, ChildProcesses
 from forgather_core.runtime.quiet import quiet_transformers
 from tests.support.remote_code import write_remote_code
 
-SETS = ("fourth", "fifth")
+SETS = ("fourth", "fifth", "sixth")
 SECONDS = 1800.0  # time limit of one directory
 
 
@@ -43,6 +43,7 @@ class Task:
         values: Values of the configuration.
         quick: Run the quick checks only.
         against: Run only the comparison with the original class; otherwise, run all other checks.
+        checks: Run only these checks; empty runs all.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Task:
     values: dict[str, Any] = field(default_factory=dict)
     quick: bool = False
     against: bool = False
+    checks: tuple[str, ...] = ()
 
 
 @dataclass
@@ -73,7 +75,7 @@ def mistakes(name: str) -> list[dict[str, Any]]:
 def run_task(task: Task) -> Result:
     """Write a copy, and verify it."""
     result = Result(task.name, task.model)
-    names = [check.name for check in CHECKS if (check is other_implementation) is task.against]
+    names = task.checks or [check.name for check in CHECKS if (check is other_implementation) is task.against]
     chosen = [one for one in choose(CHECKS, names) if one.quick or not task.quick]
     scope = Scope(quick=task.quick, trust_remote_code=True)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"), quiet_transformers():

@@ -15,7 +15,7 @@ _KNOWN = frozenset({
     "attention_bias", "mlp_bias", "use_bias", "qkv_bias", "use_qk_norm",
     "attention_dropout", "attention_probs_dropout_prob", "attn_pdrop", "resid_pdrop", "resid_dropout", "embd_pdrop",
     "embedding_dropout", "residual_dropout", "hidden_dropout", "hidden_dropout_prob", "dropout",
-    "rope_theta", "initializer_range", "tie_word_embeddings",
+    "initializer_range", "tie_word_embeddings",
     "attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar", "logit_scale", "logits_scaling",
     "embedding_multiplier", "residual_multiplier", "attention_multiplier",
     "num_experts_per_tok", "norm_topk_prob", "routed_scaling_factor",

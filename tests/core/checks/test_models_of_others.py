@@ -184,6 +184,16 @@ def test_correct_classes_pass(kind: str, name: str, tmp_path: Path) -> None:
     ]
 
 
+def test_an_option_without_an_effect_is_named(tmp_path: Path) -> None:
+    edit = ("self.variance_epsilon = eps", "self.variance_epsilon = 1e-6")
+    directory = write_remote_code("llama", tmp_path / "copied_llama", [edit], **SMALL)
+    scope = Scope(quick=True, trust_remote_code=True)
+    report = verify(directory, choose(CHECKS, ["no-dead-options", "other-implementation"]), scope=scope)
+    rows = {row["name"]: [failure_text(one) for one in row["measured"] if not one["holds"]] for row in report["checks"]}
+    assert rows["no-dead-options"] == ["rms_norm_eps has no effect (tried 0.001, 0.250001, 5e-07 and 0.5)"]
+    assert [text.partition(":")[0] for text in rows["other-implementation"]] == ["rms_norm_eps=0.001"]
+
+
 def test_views_of_weights_without_gradients_are_tracked(tmp_path: Path) -> None:
     attention = {"rope_theta": 1e4, "kv_n_heads": 2, "clip_qkv": 8.0}
     row = row_of_type("dbrx", tmp_path, "attention-cost", attn_config=attention, ffn_config={"hidden_size": 2048})
