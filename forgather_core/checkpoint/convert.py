@@ -36,7 +36,7 @@ from .read.reader import ByteProgress, Checkpoint
 from .report import SaveReport
 from .write.companions import CONFIG, ConfigUpdate, config_update, read_config, write_companions
 from .write.locking import saving_errors
-from .write.save import Job, save_with_locks, superseded
+from .write.save_job import Job, save_with_locks, superseded
 from .write.write import main_dtype
 
 FORMATS = {"safetensors": SAFETENSORS, "bin": BIN}

@@ -29,8 +29,10 @@ from .shared.other_values import Values, alternatives, other_values
 from .shared.tolerance import different_tensors
 
 UNCOMPARED = ("transformers_version", "_name_or_path")
-# Fields that identify the model's class and files, and do not change its behaviour.
-_IDENTITY = frozenset({"architectures", "auto_map", "dtype", "model_type", "torch_dtype", *UNCOMPARED})
+# Fields that identify the model's class and files, or the classes of a classifier, which must fit each other.
+_IDENTITY = frozenset(
+    {"architectures", "auto_map", "dtype", "id2label", "label2id", "model_type", "torch_dtype", *UNCOMPARED}
+)
 EXTRA: Values = {
     "extra_field_of_a_check": {"text": "é", "list": [1, None, 2.5], "switch": True},
     "extra_number_of_a_check": 0.1,

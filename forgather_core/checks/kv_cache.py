@@ -94,6 +94,11 @@ def _check_padding(subject: ModelUnderTest, model: Any, attention: str, kinds: C
     ids, mask = padded_rows(subject, "left", (LENGTH, LENGTH - HALF + 2, LENGTH - HALF + 1))
     alone = logits_of_rows(model, ids, mask)
     sizes = (HALF, *(1,) * (LENGTH - HALF))
+    real = mask.bool()[..., None]
+    whole = model(ids, attention_mask=mask, use_cache=False).logits
+    logits, _ = forward_in_chunks(model, ids, sizes, empty_cache("dynamic", model), mask)
+    what = f"{attention}, dynamic cache, padding on the left, no positions, compared with one call"
+    yield compare(what, torch.where(real, logits, 0.0), torch.where(real, whole, 0.0), rounding(model))
     for kind in kinds:
         for name, rows in position_arguments(subject, mask).items():
             logits, _ = forward_in_chunks(model, ids, sizes, empty_cache(kind, model), mask, **rows)

@@ -9,9 +9,11 @@ only in combination. Of models of others, the fields are tried that mean the sam
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +23,7 @@ from ..definitions.check import DoesNotApply, Measured, check, expect
 from .shared.implementations import require_dropout
 from .shared.inputs import logits_of_random_weights
 from .shared.model_under_test import ModelUnderTest
-from .shared.option_fields import known_options, options_of
+from .shared.option_fields import known_options, may_depend, options_of
 from .shared.other_values import Values, other_values
 
 _TOKENS = 40
@@ -48,7 +50,7 @@ def no_dead_options(subject: ModelUnderTest) -> Iterator[Measured]:
             )
             continue
         if not values:
-            if [*other_values(option, observer.value(name))]:
+            if subject.made_by_forgather and [*other_values(option, observer.value(name))]:
                 failure = f"{name} accepts no other value than {_printable(observer.value(name))}"
                 yield expect(f"{name} accepts another value", False, failure=failure)
             else:
@@ -58,6 +60,8 @@ def no_dead_options(subject: ModelUnderTest) -> Iterator[Measured]:
             conditions = others if subject.made_by_forgather else {}
             if (effect := _effect(observer, name, some, conditions)) is not None:
                 yield expect(f"{label}: {effect}", True)
+            elif not subject.made_by_forgather and may_depend(name, observer.source):
+                unknown.append(name)
             else:
                 tried = _joined([_printable(value[name]) for value in some])
                 yield expect(f"{label} has an effect", False, failure=f"{label} has no effect (tried {tried})")
@@ -123,6 +127,9 @@ class _Observer:
 
     Args:
         subject: The model under test.
+
+    Attributes:
+        source: The source file of the model.
     """
 
     def __init__(self, subject: ModelUnderTest) -> None:
@@ -130,6 +137,7 @@ class _Observer:
         self._underived = subject.underived()
         self._text = subject.tokens(2, _TOKENS)
         self._observations: dict[str, Observation | None] = {}
+        self.source = Path(inspect.getfile(type(subject.on_meta()))).read_text(encoding="utf-8")
 
     def value(self, name: str) -> Any:
         """Return the unchanged value of an option."""

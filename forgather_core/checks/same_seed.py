@@ -67,7 +67,8 @@ def same_seed(subject: ModelUnderTest) -> Iterator[Measured]:
 
 def _is_random(weight: Any) -> bool:
     """Return whether a matrix has as many values as a drawn one: recurrent layers of others have fixed decays."""
-    return bool(weight.requires_grad and weight.dim() > 1 and weight.unique().numel() > weight.numel() / 2)
+    is_matrix = sum(size > 1 for size in weight.shape) > 1
+    return bool(weight.requires_grad and is_matrix and weight.unique().numel() > weight.numel() / 2)
 
 
 def _equal_weights(model: Any) -> list[str]:

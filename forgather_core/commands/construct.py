@@ -143,7 +143,8 @@ def _commit(
     """Commit directory and weights in one step: a new directory with its weights, or the index of an existing one."""
     from ..checkpoint.write.commit import refuse_special
     from ..checkpoint.write.locking import LOCK, hold_saves, saving_errors
-    from ..checkpoint.write.save import job_of, superseded
+    from ..checkpoint.write.save import job_of
+    from ..checkpoint.write.save_job import superseded
 
     target = draft.target
     if not options.save_checkpoint:

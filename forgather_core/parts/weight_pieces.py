@@ -234,35 +234,52 @@ def local_part(parameter: Tensor, name: str) -> tuple[Tensor, Box]:
         ValueError: A placement is neither `Shard` nor `Replicate`, or the parts are not those of `distribute_tensor`.
     """
     tensor: Any = parameter.detach()
-    box = [(0, n) for n in tensor.shape] or [(0, 1)]
     if not is_sharded(tensor):
-        return tensor, box
-    from torch.distributed.tensor import Replicate, Shard
-
-    here, mesh = tensor.device_mesh.get_coordinate(), tensor.device_mesh
+        return tensor, _whole(tensor.shape)
     local = tensor.to_local()
-    if here is None:  # this process is not in the mesh
-        return local.new_empty(0), box
-    for axis, placement in enumerate(tensor.placements):
-        if type(placement) is Shard:
-            offset, size = box[placement.dim]
-            chunk = -(-size // mesh.size(axis))
-            first = min(chunk * here[axis], size)
-            box[placement.dim] = (offset + first, min(chunk, size - first))
-        elif type(placement) is not Replicate:
-            break
-    else:
-        expected = tuple(size for _, size in box)
-        if local.dim() == 0 or tuple(local.shape) == expected:
-            return local, box
-        raise ValueError(
-            f"'{name}' has a local part of shape {tuple(local.shape)} instead of {expected}; "
-            "split it with distribute_tensor"
-        )
-    raise ValueError(
-        f"'{name}' is sharded as {tensor.placements}, which is not supported; "
-        "initialize the model, or load a checkpoint into it, before sharding it"
-    )
+    if (here := tensor.device_mesh.get_coordinate()) is None:  # this process is not in the mesh
+        return local.new_empty(0), _whole(tensor.shape)
+    try:
+        box = box_at(tensor.shape, tensor.device_mesh.shape, tensor.placements, here)
+    except ValueError as error:
+        raise ValueError(f"'{name}' {error}") from None
+    expected, found = tuple(size for _, size in box), tuple(local.shape)
+    if local.dim() and found != expected:
+        raise ValueError(f"'{name}' has a local part {found} instead of {expected}; split it with distribute_tensor")
+    return local, box
+
+
+def box_at(shape: Shape, sizes: Sequence[int], placements: Sequence[Any], here: Sequence[int]) -> Box:
+    """Return the part of a tensor that a process of a device mesh holds.
+
+    Args:
+        shape: The shape of the full tensor.
+        sizes: The number of processes along each axis of the mesh.
+        placements: For each axis `Shard`, `Replicate`, or FSDP2's `_StridedShard`, which divides parts of later axes.
+        here: The coordinate of the process in the mesh.
+
+    Raises:
+        ValueError: A placement is another one.
+    """
+    kinds = [type(placement).__name__ for placement in placements]
+    strided = [axis for axis, kind in enumerate(kinds) if kind == "_StridedShard"]
+    box, parts = _whole(shape), [1] * max(len(shape), 1)
+    for axis in [*(axis for axis in range(len(kinds)) if axis not in strided), *reversed(strided)]:
+        placement = placements[axis]
+        if kinds[axis] == "Replicate":
+            continue
+        if kinds[axis] != "Shard" and (axis not in strided or placement.split_factor != parts[placement.dim]):
+            raise ValueError(f"is sharded as {placements}, which is not supported; fill it before sharding it")
+        offset, size = box[placement.dim]
+        chunk = -(-size // sizes[axis])
+        first = min(chunk * here[axis], size)
+        box[placement.dim] = (offset + first, min(chunk, size - first))
+        parts[placement.dim] *= sizes[axis]
+    return box
+
+
+def _whole(shape: Shape) -> Box:
+    return [(0, n) for n in shape] or [(0, 1)]
 
 
 def _shared_seed(seed: int, fills: Sequence[Fill]) -> int:

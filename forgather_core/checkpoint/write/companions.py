@@ -123,9 +123,11 @@ def _write_all(model: Any, directory: Path, dtype: str | None) -> None:
 
     config = copy.deepcopy(model.config)
     config.dtype = dtype
-    config.architectures = [type(model).__name__]
+    # FSDP2 gives a model a class of its own, whose source is in torch.
+    own: Any = next(kind for kind in type(model).__mro__ if not kind.__module__.startswith("torch.distributed."))
+    config.architectures = [own.__name__]
     if getattr(model, "_auto_class", None) is not None:
-        custom_object_save(model, directory, config=config)
+        custom_object_save(own.__new__(own), directory, config=config)
     config.save_pretrained(directory)
     if model.can_generate():
         try:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...errors import CheckpointError
 from ...model.tensor_slots import groups_of, tensor_slots
 from ...model.wrappers import Wrapped, adapters_note
-from ...parts.weight_pieces import is_sharded
+from ...parts.weight_pieces import is_sharded, local_part
 from ..formats.stored import LiveTensor, StoredTensor
 
 
@@ -90,8 +90,11 @@ def _check(name: str, tensor: Tensor) -> None:
         problem = f"'{name}' is on the meta device and has no values to save"
         raise CheckpointError(problem, hint="build the model on cpu")
     if is_sharded(tensor):
-        hint = "gather the full state dict with get_model_state_dict(), load it into an unsharded model, and save that"
-        raise CheckpointError(f"'{name}' is sharded over devices", hint=hint)
+        try:
+            local_part(tensor, name)
+        except ValueError as error:
+            raise CheckpointError(str(error)) from None
+        return
     if tensor.layout is not torch.strided or tensor.is_quantized or type(tensor) not in (Tensor, nn.Parameter):
         problem = (
             f"'{name}' is a sparse, quantized or subclassed tensor ({type(tensor).__name__}), which is not supported"

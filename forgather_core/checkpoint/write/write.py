@@ -70,7 +70,7 @@ def write_shards(
                 part = {name: tensors[name] for name in group}
                 manifest = None
                 if file == format.single:
-                    manifest = _metadata(tensors, format, {file: blank_checksum()}, [])
+                    manifest = metadata_of(tensors, format, {file: blank_checksum()}, [])
                 if format is SAFETENSORS:
                     _write_safetensors(stream, part, progress.add, manifest)
                 else:
@@ -78,7 +78,7 @@ def write_shards(
             checksums[file] = stream.checksum
             non_finite += stream.non_finite
     weight_map = {name: file for file, group in zip(names, groups, strict=True) for name in group}
-    return Written(tuple(names), Index(weight_map, _metadata(tensors, format, checksums, non_finite)))
+    return Written(tuple(names), Index(weight_map, metadata_of(tensors, format, checksums, non_finite)))
 
 
 class _Progress:
@@ -123,9 +123,17 @@ def main_dtype(tensors: Mapping[str, StoredTensor]) -> str | None:
     return dtype_of(counts.most_common(1)[0][0]) if counts else None
 
 
-def _metadata(
+def metadata_of(
     tensors: Mapping[str, StoredTensor], format: Format, checksums: Mapping[str, str], non_finite: list[str]
 ) -> dict[str, Any]:
+    """Return the metadata of an index.
+
+    Args:
+        tensors: All tensors by name.
+        format: The format.
+        checksums: The checksum of each file.
+        non_finite: The names of the tensors with NaN or Inf.
+    """
     dtype = main_dtype(tensors)
     metadata = {
         "total_size": sum(tensor.nbytes for tensor in tensors.values()),

@@ -19,6 +19,12 @@ TOLERANCE = 0.05  # of the gradient; a detached factor or summand is a large par
 _STEPS = (1e-3, 1e-4, 1e-2, 1e-5)  # of the size of a weight
 
 
+@torch.no_grad()
+def is_deterministic(model: Any, text: Tensor) -> bool:
+    """Return whether two calls give the same loss: a router may be random in training."""
+    return torch.equal(*(model(text, labels=text, use_cache=False).loss for _ in range(2)))
+
+
 def derivative_error(model: Any, text: Tensor, gradients: Mapping[str, Tensor], seed: int) -> tuple[float, str | None]:
     """Return the largest error of a gradient along one direction, and the name of its parameter.
 

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from types import SimpleNamespace
 from typing import Any, Literal
 
 from ...option import METADATA_KEY
 
 # Fields that mean the same in all classes of transformers that have them.
-_KNOWN = frozenset({
+_ALWAYS = frozenset({  # they have an effect whatever the others are
     "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_eps", "norm_epsilon",
-    "hidden_act", "hidden_activation", "activation_function",
+    "hidden_act", "hidden_activation", "activation_function", "initializer_range", "tie_word_embeddings",
+    "attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar", "logit_scale", "logits_scaling",
+    "embedding_multiplier", "residual_multiplier", "attention_multiplier",
+})  # fmt: skip
+_KNOWN = _ALWAYS | {
     "attention_bias", "mlp_bias", "use_bias", "qkv_bias", "use_qk_norm",
     "attention_dropout", "attention_probs_dropout_prob", "attn_pdrop", "resid_pdrop", "resid_dropout", "embd_pdrop",
     "embedding_dropout", "residual_dropout", "hidden_dropout", "hidden_dropout_prob", "dropout",
-    "initializer_range", "tie_word_embeddings",
-    "attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar", "logit_scale", "logits_scaling",
-    "embedding_multiplier", "residual_multiplier", "attention_multiplier",
     "num_experts_per_tok", "norm_topk_prob", "routed_scaling_factor",
-})  # fmt: skip
+}  # fmt: skip
 _ACTIVATIONS = ("gelu", "relu", "silu")
 
 
@@ -63,3 +65,8 @@ def _kind(name: str, value: Any) -> Any:
     if isinstance(value, str) and "activation" in name.replace("hidden_act", "activation"):
         return Literal[_ACTIVATIONS]
     return type(value)
+
+
+def may_depend(name: str, source: str) -> bool:
+    """Return whether a known option may have an effect in combination with others only: the model reads it."""
+    return name not in _ALWAYS and re.search(rf"\.{name}\b", source) is not None

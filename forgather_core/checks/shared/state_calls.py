@@ -40,6 +40,7 @@ def calls_of(subject: ModelUnderTest, attention: str) -> dict[str, Call]:
         "packed documents": lambda model: model(documents, use_cache=False, **taken(model, position_ids=position_ids)),
         "a dynamic cache": lambda model: forward_in_chunks(model, text, UNEQUAL, empty_cache("dynamic", model)),
         "a static cache": lambda model: forward_in_chunks(model, text, UNEQUAL, empty_cache("static", model)),
+        "a call that asks for all outputs": partial(_all_outputs, text=text, attention=attention),
         "bfloat16 autocast": partial(autocast, text=text),
         "training mode": partial(_training, text=text),
         "an error": partial(_wrong_shapes, text=text),
@@ -56,6 +57,12 @@ def calls_of(subject: ModelUnderTest, attention: str) -> dict[str, Call]:
 def plain_call(model: Any, text: Tensor) -> None:
     """Call a model with a text only."""
     model(text)
+
+
+def _all_outputs(model: Any, text: Tensor, attention: str) -> None:
+    """Call a model with arguments that take the place of settings of its configuration."""
+    names = ["output_hidden_states", "output_router_logits", *(["output_attentions"] if attention == "eager" else [])]
+    model(text, use_cache=False, return_dict=False, **{name: True for name in names if hasattr(model.config, name)})
 
 
 def autocast(model: Any, text: Tensor) -> None:

@@ -60,7 +60,7 @@ def test_overwritten_shard_is_checked(tmp_path: Path) -> None:
 @pytest.fixture(params=[{"safetensors": True, "max_shard_size": 1}, {"safetensors": True}, {}], ids=str)
 def sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
     """Return a checkpoint with NaN whose seal proves that it is unchanged since its save."""
-    monkeypatch.setattr("forgather_core.checkpoint.write.save.MINIMUM", 0)
+    monkeypatch.setattr("forgather_core.checkpoint.write.save_job.MINIMUM", 0)
     save_checkpoint(tmp_path / "sealed", damaged(nn.Linear(8, 8), torch.nan), **request.param)
     if not is_trusted(tmp_path / "sealed"):
         pytest.skip("the file system has no extended attributes")

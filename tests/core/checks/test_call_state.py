@@ -66,7 +66,7 @@ def failures(subject: ModelUnderTest, before: When, after: When | None = None) -
 def test_a_correct_model_passes(subject: ModelUnderTest) -> None:
     row = try_check(call_state, subject)
     assert row["result"] == PASSED, [row["reason"], *(one for one in row["measured"] if not one["holds"])]
-    assert len(row["measured"]) == 34
+    assert len(row["measured"]) == 36
 
 
 @pytest.mark.slow

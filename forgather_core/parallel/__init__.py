@@ -1,0 +1,1 @@
+"""Several processes that hold one model: their agreement, and the exchange of its tensors."""

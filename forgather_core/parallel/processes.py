@@ -1,0 +1,124 @@
+"""The processes that act together: what one of them says, the others hear, errors included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError, first_line
+from ..parts.weight_pieces import is_sharded
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """All processes of torch.distributed's default group.
+
+    Args:
+        rank: The number of this process.
+        size: The number of processes.
+        device: The device of the tensors that they exchange.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Any]) -> Processes:
+        """Return the processes over which tensors are sharded.
+
+        Args:
+            tensors: The tensors by name, at least one of them sharded.
+
+        Raises:
+            CheckpointError: The tensors are sharded over several kinds of devices.
+        """
+        import torch.distributed as dist
+
+        kinds = {tensor.device_mesh.device_type for tensor in tensors.values() if is_sharded(tensor)}
+        if len(kinds) != 1:
+            problem = f"the weights are sharded over several kinds of devices: {', '.join(sorted(kinds))}"
+            raise CheckpointError(problem, hint="use one device mesh")
+        kind = kinds.pop()
+        device = torch.device("cpu" if kind == "cpu" else f"{kind}:{torch.accelerator.current_device_index()}")
+        return cls(dist.get_rank(), dist.get_world_size(), device)
+
+    def broadcast(self, value: T) -> T:
+        """Return the value of the first process in every process."""
+        import torch.distributed as dist
+
+        values = [value]
+        with connected():
+            dist.broadcast_object_list(values, src=0, device=self.device)
+        return values[0]
+
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all processes, in the order of their ranks, in every process."""
+        import torch.distributed as dist
+
+        values: list[Any] = [None] * self.size
+        with connected():
+            dist.all_gather_object(values, value)
+        return values
+
+    def agree(self, error: Exception | None = None) -> None:
+        """Wait until all processes are here, and raise the error of the first one that has an error in all of them.
+
+        Args:
+            error: The error of this process.
+
+        Raises:
+            CheckpointError: A process has this error, or has died.
+        """
+        import torch.distributed as dist
+
+        failed = torch.tensor(int(error is not None), device=self.device)
+        with connected():
+            dist.all_reduce(failed, op=dist.ReduceOp.MAX)
+        if failed.item():
+            raise next(one for one in self.gather(_portable(error)) if one is not None)
+
+    def exchange(self, sends: list[tuple[Tensor, int]], receives: list[tuple[Tensor, int]]) -> None:
+        """Send tensors to other processes, and receive tensors from them. Every process must call this.
+
+        Args:
+            sends: Contiguous tensors of bytes on `device`, each with the rank that gets it.
+            receives: Contiguous tensors of bytes on `device` to fill, each with the rank that sends it. Two processes
+                list the tensors that they exchange in the same order.
+        """
+        import torch.distributed as dist
+
+        operations = [dist.P2POp(dist.isend, tensor, peer) for tensor, peer in sends]
+        operations += [dist.P2POp(dist.irecv, tensor, peer) for tensor, peer in receives]
+        if operations:
+            with connected():
+                for work in dist.batch_isend_irecv(operations):
+                    work.wait()
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Report a lost process as an error of one line.
+
+    Raises:
+        CheckpointError: Another process has died, or does not answer.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # torch.distributed's errors are subclasses
+        problem = f"another process has died or does not answer: {first_line(error)}"
+        raise CheckpointError(problem, hint="see its output") from error
+
+
+def _portable(error: Exception | None) -> Exception | None:
+    """Return an error that can be sent to another process."""
+    if error is None or isinstance(error, CheckpointError):
+        return error
+    return CheckpointError(f"{type(error).__name__}: {first_line(error)}")
