@@ -92,7 +92,7 @@ def _check_model(
         passes.append([call for call in calls if call.drops])
     if passes[0]:
         yield from _check_calls(what, passes)
-        yield _same_in_layers(what, model, _counts(passes[0]), calls_of_layers(model, text))
+        yield _same_in_layers(what, model, _counts(passes[0]), calls_of_layers(model.eval(), text))
     return passes[0], random
 
 

@@ -60,7 +60,7 @@ def no_dead_options(subject: ModelUnderTest) -> Iterator[Measured]:
             conditions = others if subject.made_by_forgather else {}
             if (effect := _effect(observer, name, some, conditions)) is not None:
                 yield expect(f"{label}: {effect}", True)
-            elif not subject.made_by_forgather and may_depend(name, observer.source):
+            elif not subject.made_by_forgather and (may_depend(name, observer.source) or not observer.builds(some)):
                 unknown.append(name)
             else:
                 tried = _joined([_printable(value[name]) for value in some])
@@ -129,7 +129,7 @@ class _Observer:
         subject: The model under test.
 
     Attributes:
-        source: The source file of the model.
+        source: The source of the model.
     """
 
     def __init__(self, subject: ModelUnderTest) -> None:
@@ -137,7 +137,9 @@ class _Observer:
         self._underived = subject.underived()
         self._text = subject.tokens(2, _TOKENS)
         self._observations: dict[str, Observation | None] = {}
-        self.source = Path(inspect.getfile(type(subject.on_meta()))).read_text(encoding="utf-8")
+        own = Path(inspect.getfile(type(subject.on_meta())))
+        files = [own] if subject.is_builtin else sorted(subject.workdir.glob("*.py"))
+        self.source = "\n".join(file.read_text(encoding="utf-8") for file in files)
 
     def value(self, name: str) -> Any:
         """Return the unchanged value of an option."""
@@ -161,6 +163,10 @@ class _Observer:
     def valid(self, values: Iterable[Values]) -> Iterator[Values]:
         """Yield the values that the configuration accepts."""
         yield from (value for value in values if self.accepts(value))
+
+    def builds(self, values: Iterable[Values]) -> bool:
+        """Return whether a model can be built and called with one of the values."""
+        return any(self._observe(value) is not None for value in values)
 
     def differ(self, changes: Values, condition: Values) -> bool:
         """Return whether two models differ: one with `changes`, and one with the changes of `condition`."""

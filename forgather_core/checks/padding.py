@@ -72,7 +72,8 @@ def _check_router_loss(subject: ModelUnderTest) -> Iterator[Measured]:
     more = {"attention_mask": torch.ones_like(alone)}
     outputs = model(alone, output_router_logits=True, use_cache=False, **more)
     expected = outputs.get("aux_loss")
-    for index, logits in enumerate(outputs.get("router_logits") or ()):
+    routed = outputs.get("router_logits")
+    for index, logits in enumerate(routed if isinstance(routed, tuple | list) else ()):
         if isinstance(logits, Tensor) and logits.dim() > 1 and logits.shape[-1] > 1:
             sums = logits.float().sum(-1)
             normalized = bool((logits >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)

@@ -44,8 +44,9 @@ def _check_deep_copy(subject: ModelUnderTest) -> Measured:
     model, text = subject.randomized_model(), subject.tokens(2)
     twin = copy.deepcopy(model)
     before = twin(text, use_cache=False).logits
-    for parameter in model.parameters():
-        parameter.mul_(0.5).add_(0.1)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            tensor.mul_(0.5).add_(0.1)
     failure = "a deep copy computes with weights of the original"
     unchanged = torch.equal(before, twin(text, use_cache=False).logits)
     return expect("a deep copy has its own weights", unchanged, failure=failure)

@@ -96,6 +96,11 @@ class Wrapped:
         """Return whether FSDP1 has flattened and perhaps sharded parameters."""
         return any(_is_fsdp(module) for module in self._of_class("_fsdp_wrapped_module"))
 
+    @property
+    def has_ddp(self) -> bool:
+        """Return whether DistributedDataParallel holds a copy of the model in each process."""
+        return any(getattr(module, "process_group", None) is not None for module in self._of_class("module"))
+
     def clean(self, name: str) -> str:
         """Return the name in `base` for a name in the state of `root`; names of adapters are returned unchanged."""
         return ".".join(self._resolve(name)[0]) if not self.is_plain else name
@@ -182,10 +187,14 @@ class Wrapped:
         with FullyShardedDataParallel.summon_full_params(self.root, writeback=True):
             yield
 
-    def state(self) -> dict[str, Any]:
-        """Return the state of `root` by its own names. FSDP1 gathers it on rank 0, and every process must call this."""
+    def state(self, *, keep_vars: bool = False) -> dict[str, Any]:
+        """Return the state of `root` by its own names. FSDP1 gathers it on rank 0, and every process must call this.
+
+        Args:
+            keep_vars: Return the parameters themselves, unless FSDP1 gathers them.
+        """
         if not self.has_fsdp:
-            return dict(self.root.state_dict())
+            return dict(self.root.state_dict(keep_vars=keep_vars))
         from torch.distributed.fsdp import FullStateDictConfig, FullyShardedDataParallel, StateDictType
 
         # With offload on the CPU, torch would free the tensors that it has just gathered.

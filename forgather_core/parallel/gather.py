@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,6 +41,13 @@ def holders_of(shapes: Mapping[str, Sequence[int]], parts: Sequence[Mapping[str,
             hint = "shard it with distribute_tensor, fully_shard or parallelize_module"
             raise CheckpointError(f"the processes do not hold '{name}' once, in parts or as copies", hint=hint)
     return dict(found)
+
+
+class _Round(NamedTuple):
+    whole: Tensor | None
+    sends: list[tuple[Tensor, int]]
+    receives: list[tuple[Tensor, int]]
+    filled: list[tuple[Tensor, Tensor]]  # a part of `whole`, and the tensor that is received for it
 
 
 class Gather:
@@ -96,47 +103,55 @@ class Gather:
 
     def _run(self) -> Tensor | None:
         """Run a round, and return the tensor that this process gets in it."""
+        made, error = None, None
         try:
-            self._processes.agree()
-            return self._exchange()
-        except CheckpointError as error:
-            self._failed = error
+            made = self._prepared()
+        except Exception as failure:  # such as memory that ran out: the others must not wait for this process
+            error = failure
+        try:
+            self._processes.agree(error)
+            assert made is not None
+            whole, sends, receives, filled = made
+            self._processes.exchange(sends, receives)
+        except CheckpointError as failure:
+            self._failed = failure
             raise
-
-    def _exchange(self) -> Tensor | None:
-        here, sends, receives = self._processes.rank, [], []
-        whole, filled = None, list[tuple[Tensor, Tensor]]()
-        for rank, names in enumerate(self._schedule):
-            if self._round >= len(names):
-                continue
-            name = names[self._round]
-            tensor: Any = self._tensors[name]
-            local = local_part(tensor, name)[0]
-            # Of the processes that hold the same part: this one, or another one for each process.
-            sources = {
-                rank if rank in ranks else ranks[rank % len(ranks)]: box for box, ranks in self._holders[name].items()
-            }
-            if rank == here:
-                whole = torch.empty(tensor.shape, dtype=tensor.dtype)
-                for source, box in sources.items():
-                    target = whole[tuple(slice(at, at + size) for at, size in box)] if whole.dim() else whole
-                    if source == here:
-                        target.copy_(local)
-                        continue
-                    received = target if self._is_ready(target) else torch.empty_like(target, device=local.device)
-                    receives.append((_bytes_of(received), source))
-                    filled.append((target, received))
-            elif here in sources:
-                sends.append((_bytes_of(local.contiguous()), rank))
-        self._processes.exchange(sends, receives)
         for target, received in filled:
             if target is not received:
                 target.copy_(received)
         self._round += 1
         return whole
 
-    def _is_ready(self, target: Tensor) -> bool:
-        return self._processes.device.type == "cpu" and target.is_contiguous()
+    def _prepared(self) -> _Round:
+        """Return the tensor that this process gets in this round, and what it sends and receives."""
+        here, device = self._processes.rank, self._processes.device
+        made = _Round(None, [], [], [])
+        for rank, names in enumerate(self._schedule):
+            if self._round >= len(names):
+                continue
+            name = names[self._round]
+            tensor = self._tensors[name]
+            local = local_part(tensor, name)[0]
+            # Of the processes that hold the same part: this one, or another one for each process.
+            sources = {
+                rank if rank in ranks else ranks[rank % len(ranks)]: box for box, ranks in self._holders[name].items()
+            }
+            if rank != here:
+                if here in sources:
+                    made.sends.append((_bytes_of(local.contiguous().to(device)), rank))
+                continue
+            whole = torch.empty(tensor.shape, dtype=tensor.dtype)
+            for source, box in sources.items():
+                target = whole[tuple(slice(at, at + size) for at, size in box)] if whole.dim() else whole
+                if source == here:
+                    target.copy_(local)
+                    continue
+                is_ready = device.type == "cpu" and target.is_contiguous()
+                received = target if is_ready else torch.empty(target.shape, dtype=target.dtype, device=device)
+                made.receives.append((_bytes_of(received), source))
+                made.filled.append((target, received))
+            made = made._replace(whole=whole)
+        return made
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from ..errors import CheckpointError, first_line
 from ..parts.weight_pieces import is_sharded
 
 T = TypeVar("T")
+_LOST = re.compile(r"gloo|connection|peer|timed? ?out|reset|broken pipe|socket", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Processes:
         with connected():
             dist.all_reduce(failed, op=dist.ReduceOp.MAX)
         if failed.item():
-            raise next(one for one in self.gather(_portable(error)) if one is not None)
+            raise next(one for one in self.gather(portable(error)) if one is not None)
 
     def exchange(self, sends: list[tuple[Tensor, int]], receives: list[tuple[Tensor, int]]) -> None:
         """Send tensors to other processes, and receive tensors from them. Every process must call this.
@@ -112,12 +114,20 @@ def connected() -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:  # torch.distributed's errors are subclasses
+    except RuntimeError as error:  # torch.distributed's errors are subclasses; gloo raises the class itself
+        if not (isinstance(error, _lost_errors()) or _LOST.search(str(error))):
+            raise
         problem = f"another process has died or does not answer: {first_line(error)}"
         raise CheckpointError(problem, hint="see its output") from error
 
 
-def _portable(error: Exception | None) -> Exception | None:
+def _lost_errors() -> tuple[type[Exception], ...]:
+    import torch.distributed as dist
+
+    return dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError
+
+
+def portable(error: Exception | None) -> Exception | None:
     """Return an error that can be sent to another process."""
     if error is None or isinstance(error, CheckpointError):
         return error

@@ -10,6 +10,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from ...errors import CheckpointError
 from ...filesystem.disk import UnsuitableFile
 from ...filesystem.strict_json import read_object
@@ -127,7 +129,12 @@ def _write_all(model: Any, directory: Path, dtype: str | None) -> None:
     own: Any = next(kind for kind in type(model).__mro__ if not kind.__module__.startswith("torch.distributed."))
     config.architectures = [own.__name__]
     if getattr(model, "_auto_class", None) is not None:
-        custom_object_save(own.__new__(own), directory, config=config)
+        code = model
+        if own is not type(model):
+            code = own.__new__(own)  # only its class is read
+            nn.Module.__init__(code)
+            code._auto_class = model._auto_class
+        custom_object_save(code, directory, config=config)
     config.save_pretrained(directory)
     if model.can_generate():
         try:

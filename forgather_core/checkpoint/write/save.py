@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -12,12 +13,13 @@ from torch import nn
 from ...errors import CheckpointError
 from ...filesystem.paths import expanded
 from ...model.wrappers import ADAPTERS_NOT_SAVED, Wrapped
+from ...parts.weight_pieces import is_sharded
 from ..formats.layout import BIN, SAFETENSORS, parse_size
 from ..read.reader import ByteProgress
 from ..report import SaveReport
 from .locking import saving_errors
 from .save_job import Job, save_with_locks
-from .sharded import has_shards, save_sharded
+from .sharded import save_sharded
 from .state import model_state
 
 
@@ -58,19 +60,25 @@ def save_checkpoint(
             written; the old checkpoint is then intact.
     """
     limit, directory, wrapped = parse_size(max_shard_size), expanded(path), Wrapped.of(model)
+    split = any(map(is_sharded, wrapped.root.parameters()))
+    if split and (wrapped.has_ddp or wrapped.has_fsdp):
+        problem = "a model that is sharded over a device mesh cannot be saved from within DDP or FSDP1"
+        raise CheckpointError(problem, hint="save the model that it wraps")
     if wrapped.rank and not wrapped.has_fsdp:
         return SaveReport(directory, (), 0, 0, {}, (f"rank {wrapped.rank} writes nothing: rank 0 saves the model",))
     wrapped.refuse_merged()
-    values = wrapped.state()
+    values = wrapped.state(keep_vars=split)  # a tied tensor without a local part is known by the object
 
     def save() -> SaveReport:
         job = _job_of(wrapped, values, safetensors=safetensors, limit=limit, on_progress=on_progress)
-        if has_shards(job):
-            return save_sharded(job, directory, on_wait)
         with saving_errors(directory):
             return save_with_locks(job, directory, on_wait)
 
-    report = save() if not wrapped.has_fsdp else _save_gathered(wrapped, save)
+    if split:
+        how: dict[str, Any] = {"safetensors": safetensors, "limit": limit, "on_progress": on_progress}
+        report = save_sharded(partial(_job_of, wrapped, values, **how), values, directory, on_wait)
+    else:
+        report = save() if not wrapped.has_fsdp else _save_gathered(wrapped, save)
     for note in report.notes:
         if note.startswith(ADAPTERS_NOT_SAVED):
             warnings.warn(note, stacklevel=2)

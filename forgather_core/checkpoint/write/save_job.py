@@ -45,7 +45,7 @@ def save_with_locks(job: Job, directory: Path, on_wait: Callable[[], None] | Non
         # Another process changed the directory first: other locks may be required.
 
 
-def _refuse_names(names: Iterable[str]) -> None:
+def refuse_names(names: Iterable[str]) -> None:
     """Check that every name can be stored in a file.
 
     Raises:
@@ -97,7 +97,7 @@ class Job:
 
     def write(self, directory: Path, unused_in: Path | None = None) -> Written:
         """Write the shards into `directory`, under names that do not exist in `unused_in` (default: `directory`)."""
-        _refuse_names(self.tensors)
+        refuse_names(self.tensors)
         groups = shard_groups(self.tensors, self.limit)
         generation = free_generation(unused_in or directory, self.format, len(groups))
         names = self.format.names(len(groups), generation)

@@ -10,50 +10,55 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from ...errors import CheckpointError
-from ...parallel.gather import Gather, Holders, holders_of
-from ...parallel.processes import Processes
+from ...parallel.gather import Gather, Holders, Part, holders_of
+from ...parallel.processes import Processes, portable
 from ...parts.weight_pieces import is_sharded, local_part
 from ..formats.layout import SAFETENSORS, Index, free_generation
 from ..formats.safetensors_file import write_order
 from ..formats.stored import LiveTensor, StoredTensor
 from ..report import SaveReport
 from .locking import saving_errors
-from .save_job import Job, save_with_locks
+from .save_job import Job, refuse_names, save_with_locks
 from .write import Written, metadata_of, shard_groups, write_shards
 
 
-def has_shards(job: Job) -> bool:
-    """Return whether some tensors of a save are sharded over processes."""
-    return any(map(_is_sharded, job.tensors.values()))
-
-
-def save_sharded(job: Job, directory: Path, on_wait: Callable[[], None] | None = None) -> SaveReport:
+def save_sharded(
+    make: Callable[[], Job], values: Mapping[str, Any], directory: Path, on_wait: Callable[[], None] | None = None
+) -> SaveReport:
     """Save a model together with the other processes. All of them must call this, and return the same report.
 
     Args:
-        job: The save, of which some tensors are sharded.
+        make: Makes the save; its error is that of all processes.
+        values: The state of the model, of which some tensors are sharded.
         directory: The directory, on a file system that all processes share.
         on_wait: Called when the first process waits for a process that is saving there, too.
 
     Raises:
         CheckpointError: A process has this error, or has died; the old checkpoint is then intact.
     """
-    values = {name: tensor.values for name, tensor in job.tensors.items() if isinstance(tensor, LiveTensor)}
-    processes = Processes.of(values)
-    writer = _Writer(processes, job, _holders(processes, values))
+    processes, job, error = Processes.of(values), None, None
+    try:
+        job = make()
+    except Exception as failure:
+        error = failure
+    processes.agree(error)
+    assert job is not None
+    tensors = {name: tensor.values for name, tensor in job.tensors.items() if isinstance(tensor, LiveTensor)}
+    writer = _Writer(processes, job, _holders(processes, tensors))
     outcome: SaveReport | Exception | None = None
     if processes.rank == 0:
         try:
             with saving_errors(directory):
                 outcome = save_with_locks(_FirstJob(**vars(job), writer=writer), directory, on_wait)
         except Exception as error:
-            if error is writer.error:  # all processes have it
-                raise
-            outcome = error
+            if writer.error is not None:  # all processes have it
+                raise writer.error from None
+            outcome = portable(error)
         if not writer.started:
             processes.broadcast(None)
     elif (order := processes.broadcast(None)) is not None:
@@ -71,19 +76,27 @@ def _holders(processes: Processes, values: Mapping[str, Tensor]) -> dict[str, Ho
     Raises:
         CheckpointError: A process has another tensor, or none.
     """
-    mine = {}
-    for name, tensor in values.items():
-        part = tuple(local_part(tensor, name)[1]) if is_sharded(tensor) else None
-        mine[name] = (tuple(tensor.shape), str(tensor.dtype), part)
-    found = processes.gather(mine)
-    for rank, there in enumerate(found):
-        for name in (*found[0], *there):
-            first, second = (held[name][:2] if name in held else None for held in (found[0], there))
-            if first != second:
+    kinds = {name: (tuple(one.shape), str(one.dtype), is_sharded(one)) for name, one in values.items()}
+    parts = {name: _part_of(name, one) for name, one in values.items() if is_sharded(one)}
+    found = processes.gather((kinds, parts))  # all that follows is the same in all processes
+    first = found[0][0]
+    for rank, (there, _) in enumerate(found):
+        for name in (*first, *there):
+            if first.get(name) != there.get(name):
                 problem = f"'{name}' differs between process 0 and process {rank}, or one of them lacks it"
                 raise CheckpointError(problem, hint="build the same model in all processes")
-    sharded = {name: tensor.shape or (1,) for name, tensor in values.items() if is_sharded(tensor)}
-    return holders_of(sharded, [{name: held[name][2] or () for name in sharded} for held in found])
+        if list(first) != list(there):
+            problem = f"the tensors of process {rank} have another order than those of process 0"
+            raise CheckpointError(problem, hint="build the same model in all processes")
+    shapes = {name: shape or (1,) for name, (shape, _, is_split) in first.items() if is_split}
+    return holders_of(shapes, [held for _, held in found])
+
+
+def _part_of(name: str, tensor: Any) -> Part:
+    """Return the part of a sharded tensor that this process holds; an empty one if it is not in the mesh."""
+    if tensor.device_mesh.get_coordinate() is None:
+        return tuple((0, 0) for _ in tensor.shape) or ((0, 0),)
+    return tuple(local_part(tensor, name)[1])
 
 
 @dataclass(frozen=True)
@@ -200,6 +213,7 @@ class _FirstJob(Job):
 
     def write(self, directory: Path, unused_in: Path | None = None) -> Written:
         """Write the shards of all processes into `directory`."""
+        refuse_names(self.tensors)
         count = len(self.writer.groups())
         names = self.format.names(count, free_generation(unused_in or directory, self.format, count))
         order = _Order(str(directory.absolute()), tuple(names))

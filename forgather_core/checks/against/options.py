@@ -14,35 +14,47 @@ from ...filesystem.printable import truncated_list
 from ..shared.model_under_test import ModelUnderTest
 from ..shared.option_fields import known_options
 from ..shared.other_values import alternatives
+from ..shared.selection import Selections, same_selections
 from ..shared.tolerance import compare, rounding
 from .counterpart import Counterpart, different_parameters
 
-_TRIES = 3
+_OTHERS = ("drop", "initializer_range")  # without an effect in evaluation, or on given weights
+_GENTLE = 2  # times a factor: more amplifies rounding errors
 
 
 def compare_options(subject: ModelUnderTest, counterpart: Counterpart) -> Iterator[Measured]:
-    """Compare both implementations with another value of each known option; values that one refuses are left out."""
+    """Compare both implementations with another value of each known option that the other one accepts."""
     config = subject.text_config.to_dict()
     for option in known_options(subject.config()):
-        values = list(alternatives(config[option.name], option.type))[:_TRIES]
-        found = next(filter(None, (_compared(subject, counterpart, option.name, one) for one in values)), None)
+        name, value = option.name, config[option.name]
+        if any(word in name for word in _OTHERS):
+            continue
+        is_factor = isinstance(value, float) and not name.endswith(("_eps", "_epsilon"))
+        values = [_GENTLE * value] if is_factor and value else list(alternatives(value, option.type))[:3]
+        found = next(filter(None, (_compared(subject, counterpart, name, one) for one in values)), None)
         if found is not None:
             yield found
 
 
 def _compared(subject: ModelUnderTest, counterpart: Counterpart, name: str, value: Any) -> Measured | None:
-    what = f"{name}={value}"
+    """Compare both with one value; None if the other refuses it."""
+    what, changes = f"{name}={value}", subject.no_dropout | {name: value}
     try:
-        model = subject.randomized(subject.fresh_model_of(subject.constructed(subject.no_dropout | {name: value})))
-        other = counterpart.fresh_model(subject, model.config)
-        expected = _logits(subject.randomized(other).eval(), subject)
-    except Exception:  # the other implementation refuses the value
+        config = subject.constructed(changes)
+        other = counterpart.fresh_model(subject, config)
+        _logits(other.eval(), subject)
+    except Exception:  # the code of others may raise any exception
         return None
-    if missing := different_parameters(model, other):
-        failure = f"{what}: the parameters are not those of {counterpart.name}: {truncated_list(missing)}"
-        return expect(what, False, failure=failure)
     try:
-        found = _logits(model.eval(), subject)
+        model = subject.randomized(subject.fresh_model_of(config)).eval()
+        if missing := different_parameters(model, other):
+            failure = f"{what}: the parameters are not those of {counterpart.name}: {truncated_list(missing)}"
+            return expect(what, False, failure=failure)
+        other.load_state_dict(model.state_dict(), strict=False)
+        with Selections() as selections:
+            expected = _logits(other, subject)
+        with same_selections(selections.found):
+            found = _logits(model, subject)
     except Exception as error:
         failure = f"{what}: raises {type(error).__name__}, and {counterpart.name} does not: {first_line(error)}"
         return expect(what, False, failure=failure)

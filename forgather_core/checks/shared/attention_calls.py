@@ -8,17 +8,17 @@ from typing import Any
 
 
 @contextmanager
-def recorded_calls(implementation: str) -> Iterator[list[dict[str, Any]]]:
-    """Provide the keyword arguments of the calls of an attention function, in order."""
+def recorded_calls(implementation: str) -> Iterator[list[tuple[Any, dict[str, Any]]]]:
+    """Provide the calls of an attention function, in order: the module and the keyword arguments."""
     from transformers import AttentionInterface
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     original = ALL_ATTENTION_FUNCTIONS[implementation]
-    calls: list[dict[str, Any]] = []
+    calls: list[tuple[Any, dict[str, Any]]] = []
 
-    def recorded(*args: Any, **kwargs: Any) -> Any:
-        calls.append(kwargs)
-        return original(*args, **kwargs)
+    def recorded(module: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append((module, kwargs))
+        return original(module, *args, **kwargs)
 
     AttentionInterface.register(implementation, recorded)
     try:

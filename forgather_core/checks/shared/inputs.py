@@ -40,8 +40,8 @@ def padding_id(subject: ModelUnderTest) -> int:
 def with_special_tokens(subject: ModelUnderTest, text: Tensor) -> Tensor:
     """Return a text [B, T] with the first and the last token id and all special tokens, except padding, in row 0."""
     config = subject.text_config
-    pad = getattr(config, "pad_token_id", None)
-    ids = [i for i in sorted({0, config.vocab_size - 1, *subject.special_ids}) if i != pad][: text.shape[1] // 2]
+    known = {0, config.vocab_size - 1, *(i for i in subject.special_ids if 0 <= i < config.vocab_size)}
+    ids = sorted(known - {getattr(config, "pad_token_id", None)})[: text.shape[1] // 2]
     return torch.cat((torch.cat((torch.tensor(ids), text[0, len(ids) :]))[None], text[1:]))
 
 

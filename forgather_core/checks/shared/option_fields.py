@@ -50,10 +50,11 @@ def derived_fields(config_class: Any) -> list[str]:
 
 def known_options(config: Any) -> list[Any]:
     """Return the fields of another class's configuration whose meaning is known, in the form of options."""
-    if config.get_text_config() is not config:
+    if config.get_text_config() is not config or not dataclasses.is_dataclass(config):
         return []  # a part of a larger configuration
-    values = config.to_dict()
-    names = sorted(_KNOWN & values.keys())
+    declared = {field.name for field in dataclasses.fields(config)}
+    values: dict[str, Any] = config.to_dict()  # type: ignore[union-attr]
+    names = sorted(_KNOWN & values.keys() & declared)
     return [
         SimpleNamespace(name=name, type=_kind(name, values[name]), metadata={METADATA_KEY: None})
         for name in names

@@ -15,18 +15,29 @@ import torch
 import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from forgather_core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from forgather_core.checkpoint.write import sharded
 from forgather_core.checkpoint.write.sharded import _owners
 from forgather_core.errors import CheckpointError
+from forgather_core.filesystem.strict_json import read_object
 from forgather_core.parallel.gather import holders_of
 from tests.core.checkpoint.test_sharded_load import Tied
 from tests.support.ranks import received, run_ranks, start_ranks
 
+LLAMA: dict[str, Any] = {
+    "vocab_size": 30,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "tie_word_embeddings": True,
+}
 MESHES = {2: ("fsdp", "tp"), 3: ("fsdp",), 4: ("fsdp, tp", "hsdp")}
 FORMATS = pytest.mark.parametrize("safetensors", [True, False], ids=["safetensors", "bin"])
 
@@ -35,6 +46,9 @@ def whole(seed: int = 0) -> Tied:
     torch.manual_seed(seed)
     model = Tied()
     del model.scale  # FSDP2 refuses scalars
+    model.embed = nn.Embedding(5, 6)  # of four processes, the last one has no row
+    model.head = nn.Linear(6, 5, bias=False)
+    model.head.weight = model.embed.weight
     return model
 
 
@@ -106,6 +120,25 @@ def test_each_process_writes_files_and_small_limits_are_kept(tmp_path: Path) -> 
     reports = run_ranks(save, 2, str(tmp_path / "model"), "fsdp", True, 100)
     assert len(reports[0]["files"]) > 5
     assert_saved(tmp_path / "model")
+
+
+def save_llama(path: str) -> Any:
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**LLAMA))
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    return save_checkpoint(path, model).to_dict()
+
+
+def test_the_class_of_the_model_is_saved_and_not_that_of_fsdp(tmp_path: Path) -> None:
+    reports = run_ranks(save_llama, 2, str(tmp_path / "model"))
+    assert isinstance(reports[0], dict), reports
+    assert read_object(tmp_path / "model" / "config.json")["architectures"] == ["LlamaForCausalLM"]
+    assert not [*(tmp_path / "model").glob("*.py")]
+    torch.manual_seed(0)
+    expected = LlamaForCausalLM(LlamaConfig(**LLAMA)).state_dict()
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "model").state_dict()
+    assert all(torch.equal(found[name], one) for name, one in expected.items())
 
 
 def save_with_fault(path: str, kind: str, safetensors: bool, rank: int, fault: str) -> Any:
