@@ -99,7 +99,8 @@ def _check_padding(subject: ModelUnderTest, model: Any, attention: str, kinds: C
     whole = model(ids, attention_mask=mask, use_cache=False).logits
     logits, _ = forward_in_chunks(model, ids, sizes, empty_cache("dynamic", model), mask)
     what = f"{attention}, dynamic cache, padding on the left, no positions, compared with one call"
-    yield compare(what, torch.where(real, logits, 0.0), torch.where(real, whole, 0.0), rounding(model))
+    tolerance = 2 * rounding(model)  # both sides have the rounding errors of padded rows
+    yield compare(what, torch.where(real, logits, 0.0), torch.where(real, whole, 0.0), tolerance)
     for kind in kinds:
         for name, rows in position_arguments(subject, mask).items():
             logits, _ = forward_in_chunks(model, ids, sizes, empty_cache(kind, model), mask, **rows)
