@@ -32,7 +32,7 @@ Observation = tuple[str, ...]
 
 @check("no-dead-options", cause="an option that is parsed and never read, or read under another name")
 def no_dead_options(subject: ModelUnderTest) -> Iterator[Measured]:
-    """Every option of the definition, or known field of another configuration, has an effect."""
+    """Every option of the definition has an effect."""
     options = options_of(subject.config()) if subject.made_by_forgather else known_options(subject.config())
     if not options:
         raise DoesNotApply("the configuration declares no options")

@@ -266,15 +266,14 @@ def box_at(shape: Shape, sizes: Sequence[int], placements: Sequence[Any], here: 
     box, parts = _whole(shape), [1] * max(len(shape), 1)
     for axis in [*(axis for axis in range(len(kinds)) if axis not in strided), *reversed(strided)]:
         placement = placements[axis]
-        if kinds[axis] == "Replicate":
-            continue
-        if kinds[axis] != "Shard" and (axis not in strided or placement.split_factor != parts[placement.dim]):
+        if kinds[axis] == "Shard" or (axis in strided and placement.split_factor == parts[placement.dim]):
+            offset, size = box[placement.dim]
+            chunk = -(-size // sizes[axis])
+            first = min(chunk * here[axis], size)
+            box[placement.dim] = (offset + first, min(chunk, size - first))
+            parts[placement.dim] *= sizes[axis]
+        elif kinds[axis] != "Replicate":
             raise ValueError(f"is sharded as {placements}, which is not supported; fill it before sharding it")
-        offset, size = box[placement.dim]
-        chunk = -(-size // sizes[axis])
-        first = min(chunk * here[axis], size)
-        box[placement.dim] = (offset + first, min(chunk, size - first))
-        parts[placement.dim] *= sizes[axis]
     return box
 
 
