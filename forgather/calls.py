@@ -23,7 +23,7 @@ from forgather_core.options.scope import (
     refuse_without_effect,
     requirements_of,
 )
-from forgather_core.options.shared import BuildOptions, DirectoryOptions, OutputOptions, RunOptions
+from forgather_core.options.shared import BuildOptions, DirectoryOptions, LaunchOptions, OutputOptions, RunOptions
 from forgather_core.options.spec import OptionSpec, did_you_mean, specs_of
 from forgather_core.runtime.quiet import import_tqdm
 from forgather_core.settings.layers import Configuration, find_configuration
@@ -31,7 +31,8 @@ from forgather_core.settings.resolve import resolve
 from forgather_core.settings.resolved_model import ResolvedModel
 
 Model = str | Path | ResolvedModel | Configuration
-_SHARED = tuple(group for group in SHARED_OPTIONS if group is not OutputOptions)  # results are not printed here
+# Results are not printed here, and processes are not started.
+_SHARED = tuple(group for group in SHARED_OPTIONS if group not in (OutputOptions, LaunchOptions))
 _Options = TypeVar("_Options")
 # Names of the parameters of each function that takes options, for suggestions; filled by `public`.
 PARAMETERS: dict[str, tuple[str, ...]] = {}

@@ -10,10 +10,10 @@ from forgather_core.options import plain_options
 from forgather_core.options.spec import OptionSpec, specs_of
 
 # A flag with its verb, the short flag or keyword in parentheses, and the value, as in the hint "add --device cpu". The
-# flag of `hf download` is kept.
+# flags of `hf download` and `torchrun` are kept.
 _FLAG = re.compile(
     r"""(?P<verb>\b(?:add|use|try|or|requires|with)\s)?
-    (?<![\w'"/.=-])--(?!local-dir\b)(?P<name>[a-z][a-z0-9]*(?:-[a-z0-9]+)*)
+    (?<![\w'"/.=-])--(?!(?:local-dir|nproc-per-node)\b)(?P<name>[a-z][a-z0-9]*(?:-[a-z0-9]+)*)
     (?:\s\((?:-\w|\w+=\w+)\))?
     (?:\s(?P<value>meta|cpu|cuda|bfloat16|float16|float32|chatml)\b)?""",
     re.VERBOSE,

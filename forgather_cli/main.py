@@ -17,6 +17,7 @@ from forgather_core.filesystem.paths import project_directory
 from forgather_core.filesystem.printable import one_line
 from forgather_core.options.scope import MODEL_COMMANDS, no_effect
 from forgather_core.options.shared import OutputOptions
+from forgather_core.parallel.launched import launched
 
 from . import model
 from .bridge.lazy_group import LazyGroup
@@ -27,6 +28,7 @@ from .messages import prepare_warnings
 from .output import Output
 from .program import INTERRUPTED
 from .streams import discard_unwritten, output_problem, prepare_streams, print_stderr
+from .workers import worker
 
 # Imported only if requested, for the speed of help pages: commands by the module that defines them.
 LAZY = {"verify": "directories", "sample": "directories", "eval": "directories"}
@@ -136,8 +138,9 @@ def main() -> None:
     prepare_warnings()
     prepare_streams()
     try:
-        code = app(standalone_mode=False)
-        sys.stdout.flush()
+        with worker():
+            code = app(standalone_mode=False)
+            sys.stdout.flush()
     except ForgatherError as error:
         code = _print_error(error, error.exit_code)
     except UsageError as error:
@@ -163,7 +166,8 @@ def main() -> None:
         if text is None:
             raise
         code = _print_error(ForgatherError(text), 2)
-    if code == INTERRUPTED:  # newer releases of Typer return this code
+    # Newer releases of Typer return this code. Of several processes, the program that started them reports.
+    if code == INTERRUPTED and launched() is None:
         print_stderr("forgather: interrupted")
     discard_unwritten()
     sys.exit(code if isinstance(code, int) else 0)

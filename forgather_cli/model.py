@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from forgather_core.errors import ForgatherError, UnknownDefinitionError
+from forgather_core.options.scope import refuse_other_commands
 from forgather_core.options.shared import OutputOptions
 from forgather_core.options.spec import specs_of
 
@@ -205,5 +206,11 @@ class ModelCommand:
         self.model: Any = session.configuration
         of_output = {spec.name for spec in specs_of(OutputOptions)}
         given = {name: value for name, value in session.given.items() if name not in of_output}
+        count = given.pop("nproc_per_node", None)
         self.options = {"project": Path(ctx.find_root().params.get("project") or "."), **given}
+        if count is not None:
+            from .workers import start_processes
+
+            refuse_other_commands(str(ctx.command.name), session.given_specs())
+            start_processes(str(ctx.command.name), self.model, self.options, count)
         self.output = Output(make_view, {name: value for name, value in session.given.items() if name in of_output})

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from forgather_core.errors import ForgatherError
 from forgather_core.filesystem.printable import printable
+from forgather_core.parallel.launched import is_first
 
 from .streams import print_stderr
 
@@ -43,6 +44,7 @@ class Output:
 
             check_output(self._file, as_json=self._as_json)
         self._editor = _editor() if options.get("edit") else None
+        self._reports = is_first()  # of several processes, one reports
 
     @contextmanager
     def partial(self) -> Iterator[Callable[[Result], None]]:
@@ -57,6 +59,8 @@ class Output:
 
     def emit(self, result: Result | SaveReport) -> None:
         """Print the report of a result, write it to a file, or open it in the editor."""
+        if not self._reports:
+            return
         from .render import show, write
 
         report = result.to_dict()

@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BuildError
-from ..export.directory import Draft, ModelDirectory, draft_directory
+from ..export.directory import Draft, ModelDirectory
 from ..options.shared import BuildOptions
 from ..runtime.short_repr import Brief
 from ..settings.resolved_model import ResolvedModel
+from .parallel import check_parallel
+from .shared_draft import shared_draft
 
 if TYPE_CHECKING:
     from torch import nn
 
     from ..checkpoint import LoadReport, SaveReport
+    from ..parallel.mesh import Mesh
+    from ..parallel.processes import Processes
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,6 +35,7 @@ class ConstructedModel(Brief):
         model: The model.
         loaded: The report on loaded weights, or None.
         saved: The report on saved weights, or None.
+        mesh: The device mesh over which the model is distributed, or None.
     """
 
     resolved: ResolvedModel
@@ -38,6 +43,7 @@ class ConstructedModel(Brief):
     model: nn.Module
     loaded: LoadReport | None
     saved: SaveReport | None
+    mesh: Mesh | None = None
 
 
 @dataclass(frozen=True)
@@ -91,20 +97,28 @@ def construct(
     _refuse_contradictions(resolved)
     from ..checkpoint import Checkpoint, load_into, parse_size
     from ..model.build import build, check_build
+    from ..parallel.mesh import Mesh
 
     check_build(options, resolved.options)
     limit = parse_size(options.max_shard_size)
+    mesh = Mesh.connect(options.parallel, options.device) if options.device != "meta" else None
+    processes = mesh.processes if mesh is not None else None
+    if processes is not None:
+        check_parallel(resolved, processes.size)
     with ExitStack() as stack:
         checkpoint, verified = None, None
         if options.load_from_checkpoint is not None:
             # Opened first: the checkpoint may be in the directory that is rebuilt.
             checkpoint = stack.enter_context(Checkpoint.open(options.load_from_checkpoint))
-            verified = checkpoint.verify(callbacks.verifying) if options.verify_checksums else None
-        draft = stack.enter_context(
-            draft_directory(resolved, resolved.target(project), refresh=refresh, keep=keep, on_wait=callbacks.wait)
-        )
-        before = partial(_before_build, options, draft.path, force, on_model)
-        model, loaded = build(draft.path, options, before=None if options.device == "meta" else before), None
+            if options.verify_checksums:
+                verify = partial(checkpoint.verify, callbacks.verifying)
+                verified = verify() if processes is None else processes.first(verify)
+        target = resolved.target(project)
+        how: dict[str, Any] = {"refresh": refresh, "keep": keep, "on_wait": callbacks.wait}
+        draft = stack.enter_context(shared_draft(processes, resolved, target, **how))
+        before = partial(_before_build, options, draft.path, force, on_model, mesh)
+        guard = None if options.device == "meta" else before
+        model, loaded = build(draft.path, options, before=guard, mesh=mesh), None
         if checkpoint is not None:
             loaded = load_into(
                 model,
@@ -114,9 +128,9 @@ def construct(
                 on_progress=callbacks.loading,
             )
             _refuse_unset(options, loaded)
-        saved = _commit(draft, model, limit, options, callbacks)
+        saved = _commit(draft, model, limit, options, callbacks, processes)
     model.config._name_or_path = str(draft.target)  # type: ignore[union-attr]
-    return ConstructedModel(draft.resolved, draft.result, model, loaded, saved)
+    return ConstructedModel(draft.resolved, draft.result, model, loaded, saved, mesh)
 
 
 def _before_build(
@@ -124,43 +138,65 @@ def _before_build(
     path: Path,
     force: bool,
     on_model: OnModel | None,
+    mesh: Mesh | None,
     config: Any,
     on_meta: Callable[[], nn.Module],
 ) -> None:
     from ..model.parameters import parameter_table
     from ..runtime.memory_guard import most_parameters, refuse_too_large
 
+    share = mesh.share if mesh is not None else 1
     if not force:
-        bounds = (lambda: 8 * most_parameters(config.to_dict()), lambda: parameter_table(on_meta()).bytes)
+        bounds = (
+            lambda: int(share * 8 * most_parameters(config.to_dict())),
+            lambda: int(share * parameter_table(on_meta()).bytes),
+        )
         refuse_too_large("this model", options.device, bounds)
     if on_model is not None:
         on_model(config, on_meta, path)
 
 
 def _commit(
-    draft: Draft, model: nn.Module, limit: int, options: BuildOptions, callbacks: ProgressCallbacks
+    draft: Draft,
+    model: nn.Module,
+    limit: int,
+    options: BuildOptions,
+    callbacks: ProgressCallbacks,
+    processes: Processes | None,
 ) -> SaveReport | None:
     """Commit directory and weights in one step: a new directory with its weights, or the index of an existing one."""
     from ..checkpoint.write.commit import refuse_special
     from ..checkpoint.write.locking import LOCK, hold_saves, saving_errors
-    from ..checkpoint.write.save import job_of
-    from ..checkpoint.write.save_job import superseded
+    from ..checkpoint.write.save import save_model
+    from ..checkpoint.write.save_job import Job, superseded
 
     target = draft.target
-    if not options.save_checkpoint:
+
+    def commit(drop: set[str]) -> ModelDirectory:
         with hold_saves(target, callbacks.wait):
-            draft.commit(drop={LOCK})
-        return None
-    job = job_of(model, safetensors=options.safetensors, limit=limit, on_progress=callbacks.saving)
-    with saving_errors(target):
-        if not draft.is_new:
-            with hold_saves(target, callbacks.wait):
-                return job.save(target)
-        refuse_special(target)
-        written = job.write_into(draft.path)
-        with hold_saves(target, callbacks.wait):
-            draft.commit(drop=superseded(target))
-        return job.report(target, written)
+            return draft.commit(drop=drop)
+
+    def save(job: Job) -> SaveReport:
+        with saving_errors(target):
+            if not draft.is_new:
+                with hold_saves(target, callbacks.wait):
+                    return job.save(target)
+            refuse_special(target)
+            written = job.write_into(draft.path)
+            commit(superseded(target))
+            return job.report(target, written)
+
+    saved = None
+    if options.save_checkpoint:
+        how: dict[str, Any] = {"safetensors": options.safetensors, "limit": limit, "on_progress": callbacks.saving}
+        saved = save_model(model, save, target, **how)
+        if processes is not None:
+            draft.result = processes.broadcast(draft.result)
+    elif processes is None:
+        commit({LOCK})
+    else:
+        draft.result = processes.first(lambda: commit({LOCK}))
+    return saved
 
 
 def _refuse_unset(options: BuildOptions, loaded: LoadReport) -> None:

@@ -15,7 +15,7 @@ import pluggy
 from ..errors import DefinitionError, UnknownDefinitionError
 from ..options.command_options import EstimateOptions, ShowOptions, TestOptions, VerifyOptions
 from ..options.reserved_names import name_problem
-from ..options.shared import BuildOptions, DirectoryOptions, OutputOptions, RunOptions
+from ..options.shared import BuildOptions, DirectoryOptions, LaunchOptions, OutputOptions, RunOptions
 from ..options.spec import did_you_mean, specs_of, use_one_of
 from ..options.train_options import TrainOptions
 from .contracts import check_options
@@ -240,8 +240,8 @@ def _check_definition(definition: Any) -> None:
 
 # Options with these names are reserved. Some names occur in several of the classes.
 SHARED_OPTIONS: tuple[type, ...] = (
-    DirectoryOptions, BuildOptions, RunOptions, OutputOptions, TrainOptions, TestOptions, EstimateOptions, ShowOptions,
-    VerifyOptions,
+    DirectoryOptions, BuildOptions, RunOptions, LaunchOptions, OutputOptions, TrainOptions, TestOptions,
+    EstimateOptions, ShowOptions, VerifyOptions,
 )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -20,6 +20,9 @@ from .code_cache import code_cache
 from .directory_errors import load_config, loading_errors
 from .dtypes import default_dtype, parse_dtype
 from .no_init import no_init_weights
+
+if TYPE_CHECKING:
+    from ..parallel.mesh import Mesh
 
 # Arguments: a configuration, and a function that builds its model on meta.
 BeforeBuild = Callable[[Any, Callable[[], nn.Module]], None]
@@ -111,7 +114,9 @@ def check_build(options: BuildOptions, model_options: Any = None) -> tuple[torch
     return device, dtype
 
 
-def build(directory: Path, options: BuildOptions, *, before: BeforeBuild | None = None) -> nn.Module:
+def build(
+    directory: Path, options: BuildOptions, *, before: BeforeBuild | None = None, mesh: Mesh | None = None
+) -> nn.Module:
     """Build the model of a directory through its own configuration and source files.
 
     Weights are initialized once, after construction: by the initialization table, after `torch.manual_seed(seed)`. They
@@ -123,6 +128,9 @@ def build(directory: Path, options: BuildOptions, *, before: BeforeBuild | None 
         directory: A model directory.
         options: Device, dtype (default: torch's default dtype), seed, attention, gradient checkpointing.
         before: Called before anything is allocated. It may raise an exception to cancel the build.
+        mesh: A device mesh over which the model is distributed: each process allocates and draws its part only. All
+            processes must call this function. With `no_init_weights`, the model stays on meta until its weights are
+            loaded.
 
     Returns:
         The model, in training mode as constructed.
@@ -139,9 +147,11 @@ def build(directory: Path, options: BuildOptions, *, before: BeforeBuild | None 
         config = load_config(directory, BuildError)
         if before is not None:
             before(config, lambda: _from_config(directory, copy.deepcopy(config), torch.device("meta"), kwargs))
-        model = _from_config(directory, config, device, kwargs)
+        model = _from_config(directory, config, device if mesh is None else torch.device("meta"), kwargs)
         _set_generation(model, directory / "generation_config.json")
         _check_table(model)
+        if mesh is not None:
+            model = _distributed(model, mesh, options)
         # All tensors are on the device already. The `device` context would slow every operation.
         if not options.no_init_weights and device.type != "meta":
             torch.manual_seed(options.seed)  # just before drawing: imports may have drawn random numbers
@@ -149,6 +159,19 @@ def build(directory: Path, options: BuildOptions, *, before: BeforeBuild | None 
     if options.gradient_checkpointing:
         enable_checkpointing(model)
     return model  # type: ignore[no-any-return]
+
+
+def _distributed(model: Any, mesh: Mesh, options: BuildOptions) -> Any:
+    """Distribute a model on meta, and allocate this process's part of it unless a checkpoint will fill it."""
+    model = mesh.distribute(model)
+    if options.no_init_weights and options.load_from_checkpoint is not None:
+        return model
+    model.to_empty(device=mesh.device)
+    model.tie_weights()
+    for module in model.modules():
+        if hasattr(module, "reset_buffers"):
+            module.reset_buffers()
+    return model
 
 
 def _check_table(model: Any) -> None:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from .parallel import parallel_parts
 from .scope import (
+    BUILDING,
     BUILDING_AND_SHOW,
     BUILDING_SHOW_ESTIMATING,
     FULL,
@@ -17,6 +19,7 @@ from .scope import (
     LOADING,
     NOT_LISTING,
     ON_REQUEST,
+    PARALLELIZING,
     REAL_DEVICE,
     SAVING,
     WRITING,
@@ -28,6 +31,7 @@ from .torch_names import device_parts, dtype_name
 DIRECTORY = "Model directory"
 BUILD = "Build"
 CHECKPOINT = "Checkpoint"
+PARALLEL = "Several processes"
 OUTPUT = "Output"
 # The values of --dataset-project, for its help texts.
 DATASET_PROJECTS = "stdlib (built in), a directory of YAML configurations, or text, JSON, Parquet or Arrow files"
@@ -121,6 +125,21 @@ class BuildOptions:
         group=BUILD,
         commands=BUILDING_SHOW_ESTIMATING,
     )
+    parallel: str | None = option(
+        None,
+        help="Distribute the model over processes: ddp (copies), fsdp (shards), tp (parts of layers), with or without "
+        "sizes, such as fsdp=2,tp=2 (default: ddp)",
+        group=PARALLEL,
+        metavar="SIZES",
+        commands=PARALLELIZING,
+        requirements=(REAL_DEVICE,),
+        check=parallel_parts,
+        helps={
+            "estimate": "Estimate a device of a mesh: ddp=N (copies), fsdp=N (shards), tp=N (parts of layers), such as "
+            "fsdp=8,tp=2",
+            "verify": "Also compare processes of a mesh with a single one: ddp=N, fsdp=N, tp=N, such as fsdp=2,tp=2",
+        },
+    )
     load_from_checkpoint: Path | None = option(
         None,
         help="Load model weights from checkpoint (a directory or a file)",
@@ -193,6 +212,21 @@ class RunOptions:
         negatable=False,
         commands=WRITING,
         requirements=(NOT_LISTING, FULL, REAL_DEVICE),
+    )
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class LaunchOptions:
+    """Options of the processes that the command line starts."""
+
+    nproc_per_node: int | None = option(
+        None,
+        help="Start this number of processes with torchrun, one for each device",
+        group=PARALLEL,
+        metavar="N",
+        ge=1,
+        commands=BUILDING,
+        requirements=(REAL_DEVICE,),
     )
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, first_line
+from ..errors import CheckpointError, ForgatherError, first_line
 from ..parts.weight_pieces import is_sharded
 
 T = TypeVar("T")
 _LOST = re.compile(r"gloo|connection|peer|timed? ?out|reset|broken pipe|socket", re.IGNORECASE)
+
+
+class LostProcessError(CheckpointError):
+    """Another process has died, or does not answer."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,20 @@ class Processes:
         with connected():
             dist.broadcast_object_list(values, src=0, device=self.device)
         return values[0]
+
+    def first(self, function: Callable[[], T]) -> T:
+        """Call a function in the first process, and return its result, or raise its error, in every process."""
+        outcome: T | Exception | None = None
+        if self.rank == 0:
+            try:
+                outcome = function()
+            except Exception as error:
+                self.broadcast(portable(error))
+                raise
+        outcome = self.broadcast(outcome)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return cast(T, outcome)
 
     def gather(self, value: T) -> list[T]:
         """Return the values of all processes, in the order of their ranks, in every process."""
@@ -115,10 +133,17 @@ def connected() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # torch.distributed's errors are subclasses; gloo raises the class itself
-        if not (isinstance(error, _lost_errors()) or _LOST.search(str(error))):
+        if not is_lost_connection(error):
             raise
         problem = f"another process has died or does not answer: {first_line(error)}"
-        raise CheckpointError(problem, hint="see its output") from error
+        raise LostProcessError(problem, hint="see its output") from error
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Return whether an error only says that another process has died or does not answer."""
+    if isinstance(error, ForgatherError):
+        return isinstance(error, LostProcessError)
+    return isinstance(error, _lost_errors()) or (isinstance(error, RuntimeError) and bool(_LOST.search(str(error))))
 
 
 def _lost_errors() -> tuple[type[Exception], ...]:
@@ -129,6 +154,6 @@ def _lost_errors() -> tuple[type[Exception], ...]:
 
 def portable(error: Exception | None) -> Exception | None:
     """Return an error that can be sent to another process."""
-    if error is None or isinstance(error, CheckpointError):
+    if error is None or isinstance(error, ForgatherError):
         return error
     return CheckpointError(f"{type(error).__name__}: {first_line(error)}")

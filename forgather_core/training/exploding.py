@@ -70,7 +70,8 @@ def _stop_when_out_of_memory() -> Iterator[None]:
 
 def _weight_std(module: nn.Module) -> str:
     name, weight = max(module.named_parameters(recurse=False), key=lambda named: named[1].numel())
-    return f"{name} std {_number(float(weight.detach().float().std(correction=0)))}"
+    local = getattr(weight, "to_local", lambda: weight)()  # of a sharded weight, this process's part
+    return f"{name} std {_number(float(local.detach().float().std(correction=0)))}"
 
 
 def _number(value: float) -> str:

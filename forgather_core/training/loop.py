@@ -20,6 +20,7 @@ from .exploding import find_exploding_module
 from .loss import loss_of
 from .optimizers import Norms, Stepper
 from .random_state import RandomState
+from .row_share import RowShare
 
 _SMALLER_LR = "try a smaller --lr, or --dtype float32"
 _CORRECT_THE_MODEL = "correct the model's code, its weights or the batch"
@@ -84,6 +85,7 @@ def train(
     fresh: bool = False,
     on_step: Callable[[Step], None] | None = None,
     on_partial: Callable[[TrainingResult], None] | None = None,
+    share: RowShare | None = None,
 ) -> TrainingResult:
     """Train a model for a few steps.
 
@@ -96,6 +98,8 @@ def train(
         fresh: Whether the weights are the initial ones; if so, search for a module that makes activations explode.
         on_step: Called after each step.
         on_partial: Called with the steps so far if the loop ends early.
+        share: The part of each batch that this process computes, if several processes train the model. The gradients
+            of the parts are averaged by the model.
 
     Raises:
         TrainingCheckError: A loss, a gradient, or the loss on the first batch after the last step is not finite. The
@@ -116,7 +120,8 @@ def train(
     with keep_partial(keep):
         for number in range(1, steps + 1):
             batch = next(batches)
-            inputs = {name: tensor.to(device) for name, tensor in batch.inputs.items()}
+            own = batch.inputs if share is None else share.inputs(batch.inputs)
+            inputs = {name: tensor.to(device) for name, tensor in own.items()}
             if number == 1 and fresh:
                 exploding = _eagerly(find_exploding_module, model, inputs)
             rng = RandomState.take(device)
@@ -125,7 +130,9 @@ def train(
             loss = loss_of(model, inputs, full_logits=full_logits)
             if stepper.fused and not loss.isfinite():  # backward would update the weights
                 raise _loss_failure(model, inputs, rng, number, loss)
-            norms = stepper.backward(loss)
+            # The sum of the parts is the mean over all targets, and the model averages the gradients of the parts.
+            norms = stepper.backward(loss if share is None else loss * share.count)
+            loss = loss if share is None else share.total(loss)
             norm = _total_norm(norms, device)
             if not (loss.isfinite() & norm.isfinite()):
                 raise _failure(model, inputs, rng, number, loss, norms if stepper.fused else None)
@@ -138,7 +145,7 @@ def train(
                     loss=loss.item(),
                     grad_norm=norm.item(),
                     tokens=batch.tokens,
-                    batch_utilization=batch.tokens / inputs["input_ids"].numel(),
+                    batch_utilization=batch.tokens / batch.inputs["input_ids"].numel(),
                     tokens_per_second=batch.tokens / max(seconds, 1e-9),
                     device_memory=measure.device_peak(device),
                     host_memory=measure.host_peak(),
@@ -146,15 +153,18 @@ def train(
             )
             if on_step is not None:
                 on_step(done[-1])
-        after = _first_batch_loss(model, *first, full_logits=full_logits) if first is not None else math.nan
+        after = _first_batch_loss(model, *first, full_logits=full_logits, share=share) if first else math.nan
     without_gradient = tuple(name for name, _ in model.named_parameters() if name in untouched)
     return TrainingResult(tuple(done), after, without_gradient, exploding)
 
 
-def _first_batch_loss(model: nn.Module, inputs: dict[str, Tensor], rng: RandomState, *, full_logits: bool) -> float:
+def _first_batch_loss(
+    model: nn.Module, inputs: dict[str, Tensor], rng: RandomState, *, full_logits: bool, share: RowShare | None
+) -> float:
     rng.restore()
     # With gradients, as in a step: without them, torch.compile would compile the model again.
     loss = loss_of(model, inputs, full_logits=full_logits).detach()
+    loss = loss if share is None else share.total(loss)
     if not loss.isfinite():
         problem = f"after the last step the loss on the first batch is {loss.item()}"
         raise _error_with_diagnosis(problem, model, inputs, rng, hint=_SMALLER_LR)

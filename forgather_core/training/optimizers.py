@@ -185,15 +185,16 @@ class NoOpOptimizer(torch.optim.Optimizer):
         """Do nothing."""
 
 
-def optimizer_of(name: str, device_type: str, *, lr: float = 0.01) -> MakeOptimizer:
+def optimizer_of(name: str, device_type: str, *, lr: float = 0.01, sharded: bool = False) -> MakeOptimizer:
     """Return a function that creates an optimizer, in the implementation that torch chooses for a device.
 
     Args:
         name: sgd, adamw, adamw_fused, adam8bit or none.
         device_type: `cpu`, `cuda`, ...; on CUDA, torch updates all parameters at once, with a temporary copy of them.
         lr: The learning rate of sgd, adamw and adamw_fused.
+        sharded: Whether some parameters are sharded, which torch does not update together with others.
     """
-    foreach = device_type == "cuda"
+    foreach = device_type == "cuda" and not sharded
     makers: dict[str, MakeOptimizer] = {
         "sgd": partial(torch.optim.SGD, lr=lr, foreach=foreach),
         "adamw": partial(torch.optim.AdamW, lr=lr, foreach=foreach),
@@ -217,5 +218,6 @@ def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def _norm(gradient: Tensor) -> Tensor:
     dtype = torch.promote_types(gradient.dtype, torch.float32)
-    norm: Tensor = torch.linalg.vector_norm(gradient.detach(), dtype=dtype)
-    return norm
+    norm: Any = torch.linalg.vector_norm(gradient.detach(), dtype=dtype)
+    whole: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # over all parts of a sharded gradient
+    return whole

@@ -80,6 +80,7 @@ def _setup(made: ConstructedModel, options: TestOptions, data: str) -> dict[str,
     return {
         "directory": str(made.directory.path),
         "device": str(first.device),
+        "parallel": str(made.mesh.sizes) if made.mesh is not None else None,
         "dtype": str(first.dtype).removeprefix("torch."),
         "attention": model.config._attn_implementation,  # type: ignore[union-attr]
         "gradient_checkpointing": is_checkpointing(model),

@@ -20,6 +20,7 @@ from ..training import measure
 from ..training.loop import Step, TrainingResult, train
 from ..training.optimizers import FusedStepper, PlainStepper, Stepper, optimizer_of
 from ..training.preconditions import check_trainable
+from ..training.row_share import RowShare
 from .findings import report_of
 
 if TYPE_CHECKING:
@@ -92,15 +93,18 @@ def _train(
     model = made.model
     stepper_class = FusedStepper if options.fuse_optim_with_backward else PlainStepper
     device_type = next(model.parameters()).device.type
-    torch.manual_seed(made.resolved.build.seed)  # for dropout
+    share = RowShare.of(made.mesh)
+    torch.manual_seed(made.resolved.build.seed + (share.index if share is not None else 0))  # for dropout
     arguments: dict[str, Any] = {
         "steps": options.steps,
         "full_logits": options.full_logits,
         "fresh": made.resolved.build.load_from_checkpoint is None,
         "on_step": on_step,
         "on_partial": on_partial,
+        "share": share,
     }
-    with stepper_class(model, optimizer_of(options.optimizer, device_type, lr=options.lr)) as stepper:
+    make = optimizer_of(options.optimizer, device_type, lr=options.lr, sharded=share is not None)
+    with stepper_class(model, make) as stepper:
         if options.compile:
             return _compiled(model, batches, stepper, arguments)
         return train(model, batches, stepper, **arguments)
@@ -126,6 +130,8 @@ def _corpus(options: TestOptions) -> Corpus | None:
 def _batches(made: ConstructedModel, options: TestOptions, corpus: Corpus | None, stack: ExitStack) -> Iterator[Batch]:
     """Return the batches; `stack` closes the reader of the corpus before its libraries are unloaded."""
     rows, length = options.batch_size, options.sequence_length
+    if made.mesh is not None:
+        rows *= made.mesh.sizes.data  # each process computes its rows of the whole batch
     vocab_size: int = made.model.config.vocab_size  # type: ignore[union-attr, assignment]
     if corpus is None:
         documents = random_documents(vocab_size, length, seed=made.resolved.build.seed, packed=options.packed)

@@ -52,10 +52,11 @@ RESOLVED = [
     ("--chat-template", "chatml", "chatml"),
     ("--seed", "7", 7),
     ("--max-shard-size", "1MB", "1MB"),
+    ("--parallel", "fsdp=2,tp=2", "fsdp=2,tp=2"),
 ]
 # Options of a single run, not of configurations; the second line is for `test` only.
 OF_A_RUN = ["--refresh-model", "-r", "--keep", "--output-file x.txt", "-o x.txt", "--edit", "-e", "--json"]
-OF_A_RUN += ["--force"]
+OF_A_RUN += ["--force", "--nproc-per-node 2"]
 OF_A_TEST = ["--batch-size 3", "--sequence-length 64", "--steps 5", "--dataset-project d", "--dataset-config c"]
 OF_A_TEST += ["--packed", "--packing best-fit", "--lr 0.1", "--fuse-optim-with-backward", "--full-logits", "--compile"]
 OF_AN_ESTIMATE = ["--optimizer sgd", "--precision bf16", "--context-length 128", "--cache static", "--mfu 0.3"]

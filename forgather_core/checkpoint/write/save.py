@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -69,16 +70,17 @@ def save_checkpoint(
     wrapped.refuse_merged()
     values = wrapped.state(keep_vars=split)  # a tied tensor without a local part is known by the object
 
-    def save() -> SaveReport:
-        job = _job_of(wrapped, values, safetensors=safetensors, limit=limit, on_progress=on_progress)
+    how: dict[str, Any] = {"safetensors": safetensors, "limit": limit, "on_progress": on_progress}
+    make = partial(_job_of, wrapped, values, **how)
+
+    def save(job: Job) -> SaveReport:
         with saving_errors(directory):
             return save_with_locks(job, directory, on_wait)
 
     if split:
-        how: dict[str, Any] = {"safetensors": safetensors, "limit": limit, "on_progress": on_progress}
-        report = save_sharded(partial(_job_of, wrapped, values, **how), values, directory, on_wait)
+        report = save_sharded(make, values, save, directory)
     else:
-        report = save() if not wrapped.has_fsdp else _save_gathered(wrapped, save)
+        report = save(make()) if not wrapped.has_fsdp else _save_gathered(wrapped, lambda: save(make()))
     for note in report.notes:
         if note.startswith(ADAPTERS_NOT_SAVED):
             warnings.warn(note, stacklevel=2)
@@ -100,14 +102,31 @@ def _save_gathered(wrapped: Wrapped, save: Callable[[], SaveReport]) -> SaveRepo
     return outcome
 
 
-def job_of(model: nn.Module, *, safetensors: bool, limit: int, on_progress: ByteProgress | None = None) -> Job:
-    """Return the job that saves a model. Nothing is written yet.
+def save_model(
+    model: nn.Module,
+    save: Callable[[Job], SaveReport],
+    directory: Path,
+    *,
+    safetensors: bool,
+    limit: int,
+    on_progress: ByteProgress | None = None,
+) -> SaveReport:
+    """Save a model by a function that also commits its directory. All processes of a sharded model must call this.
+
+    Args:
+        model: The model.
+        save: Saves and commits; of several processes, the first calls it.
+        directory: The directory.
+        safetensors, limit, on_progress: See `save_checkpoint`.
 
     Raises:
         CheckpointError: The model has tensors without values, or of an unsupported kind.
     """
     wrapped = Wrapped.of(model)
-    return _job_of(wrapped, wrapped.state(), safetensors=safetensors, limit=limit, on_progress=on_progress)
+    split = any(map(is_sharded, wrapped.root.parameters()))
+    values = wrapped.state(keep_vars=split)
+    make = partial(_job_of, wrapped, values, safetensors=safetensors, limit=limit, on_progress=on_progress)
+    return save_sharded(make, values, save, directory) if split else save(make())
 
 
 def _job_of(

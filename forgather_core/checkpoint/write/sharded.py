@@ -23,20 +23,20 @@ from ..formats.safetensors_file import write_order
 from ..formats.stored import LiveTensor, StoredTensor
 from ..report import SaveReport
 from .locking import saving_errors
-from .save_job import Job, refuse_names, save_with_locks
+from .save_job import Job, refuse_names
 from .write import Written, metadata_of, shard_groups, write_shards
 
 
 def save_sharded(
-    make: Callable[[], Job], values: Mapping[str, Any], directory: Path, on_wait: Callable[[], None] | None = None
+    make: Callable[[], Job], values: Mapping[str, Any], save: Callable[[Job], SaveReport], directory: Path
 ) -> SaveReport:
     """Save a model together with the other processes. All of them must call this, and return the same report.
 
     Args:
         make: Makes the save; its error is that of all processes.
         values: The state of the model, of which some tensors are sharded.
+        save: Saves and commits; the first process calls it, and the others write the files that it orders.
         directory: The directory, on a file system that all processes share.
-        on_wait: Called when the first process waits for a process that is saving there, too.
 
     Raises:
         CheckpointError: A process has this error, or has died; the old checkpoint is then intact.
@@ -54,7 +54,7 @@ def save_sharded(
     if processes.rank == 0:
         try:
             with saving_errors(directory):
-                outcome = save_with_locks(_FirstJob(**vars(job), writer=writer), directory, on_wait)
+                outcome = save(_FirstJob(**vars(job), writer=writer))
         except Exception as error:
             if writer.error is not None:  # all processes have it
                 raise writer.error from None
