@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import BuildError
 from ..export.directory import Draft, ModelDirectory
@@ -74,6 +74,7 @@ def construct(
     callbacks: ProgressCallbacks = ProgressCallbacks(),
     force: bool = False,
     on_model: OnModel | None = None,
+    mesh: Mesh | Literal["connect"] | None = "connect",
 ) -> ConstructedModel:
     """Prepare the directory, build the model, and load and save weights according to the options.
 
@@ -88,6 +89,8 @@ def construct(
         callbacks: Progress callbacks.
         force: Build the model even if memory seems insufficient.
         on_model: Called before memory is allocated; it may raise to reject the model.
+        mesh: The device mesh over which the model is distributed; None for a whole model in each process. By default,
+            the processes that a launcher has started are connected to one.
 
     Raises:
         ForgatherError: An error that the user can correct. Conditions that do not depend on the directory are checked
@@ -101,10 +104,11 @@ def construct(
 
     check_build(options, resolved.options)
     limit = parse_size(options.max_shard_size)
-    mesh = Mesh.connect(options.parallel, options.device) if options.device != "meta" else None
+    if mesh == "connect":
+        mesh = Mesh.connect(options.parallel, options.device) if options.device != "meta" else None
+        if mesh is not None:
+            check_parallel(resolved, mesh.processes.size)
     processes = mesh.processes if mesh is not None else None
-    if processes is not None:
-        check_parallel(resolved, processes.size)
     with ExitStack() as stack:
         checkpoint, verified = None, None
         if options.load_from_checkpoint is not None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingError
+from ..parts.weight_pieces import is_sharded
 from .optimizers import update_in_backward
 
 Groups = list[dict[str, Any]]
@@ -127,8 +128,10 @@ def training_optimizer(
         ]
 
     fused = all(parameter.is_floating_point() and _can_fuse(parameter) for parameter in parameters.values())
-    adamw = partial(torch.optim.AdamW, lr=lr, betas=BETAS, fused=fused or None)
-    make = adamw if name != "sgd" else partial(torch.optim.SGD, lr=lr, momentum=MOMENTUM)
+    # torch does not update sharded parameters together with others.
+    foreach = False if any(map(is_sharded, parameters.values())) else None
+    adamw = partial(torch.optim.AdamW, lr=lr, betas=BETAS, fused=fused or None, foreach=foreach)
+    make = adamw if name != "sgd" else partial(torch.optim.SGD, lr=lr, momentum=MOMENTUM, foreach=foreach)
     if name != "muon":
         return FusedInBackward(make, groups(parameters)) if in_backward else make(groups(parameters))
     if not hasattr(torch.optim, "Muon"):
@@ -152,4 +155,4 @@ def _outside_layers(model: nn.Module) -> set[str]:
 
 
 def _can_fuse(parameter: Tensor) -> bool:
-    return parameter.device.type in ("cpu", "cuda")
+    return parameter.device.type in ("cpu", "cuda") and not is_sharded(parameter)

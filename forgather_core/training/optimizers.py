@@ -218,6 +218,15 @@ def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def _norm(gradient: Tensor) -> Tensor:
     dtype = torch.promote_types(gradient.dtype, torch.float32)
-    norm: Any = torch.linalg.vector_norm(gradient.detach(), dtype=dtype)
-    whole: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # over all parts of a sharded gradient
+    return _whole(torch.linalg.vector_norm(gradient.detach(), dtype=dtype))
+
+
+def largest(gradient: Tensor) -> Tensor:
+    """Return the largest absolute value of a gradient, a scalar."""
+    return _whole(torch.linalg.vector_norm(gradient.detach(), ord=float("inf")))
+
+
+def _whole(norm: Any) -> Tensor:
+    """Return the norm over all parts of a sharded gradient."""
+    whole: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
     return whole

@@ -8,6 +8,7 @@ from typing import Any
 from transformers.integrations import get_available_reporting_integrations
 
 from ..errors import DataError, TrainingError
+from ..options.parallel import ParallelSizes
 from ..options.train_options import TrainOptions
 from ..settings.resolved_model import ResolvedModel
 from ..training.combined_optimizer import check_optimizer
@@ -41,13 +42,27 @@ def check_train_options(options: TrainOptions) -> None:
     check_optimizer(options.optimizer, in_backward=options.fuse_optim_with_backward)
 
 
-def check_supported(resolved: ResolvedModel, options: TrainOptions, processes: int) -> None:
-    """Check that the options are supported with this model and this number of processes.
+def check_supported(
+    resolved: ResolvedModel, options: TrainOptions, sizes: ParallelSizes, *, sharded: bool = False
+) -> None:
+    """Check that the options are supported with this model and these processes.
+
+    Args:
+        resolved: The resolved model.
+        options: The options of the run.
+        sizes: The sizes of the mesh.
+        sharded: Whether the model is distributed over the mesh.
 
     Raises:
         TrainingError: An option is not supported.
     """
-    if options.fuse_optim_with_backward and processes > 1:
+    if sharded and options.optimizer == "muon":
+        problem = "muon requires whole matrices, which a process of fsdp or tp does not have"
+        raise TrainingError(problem, option="--optimizer", hint="use adamw or sgd, or --parallel ddp")
+    if sharded and options.compile:
+        problem = "does not support a model that is distributed by fsdp or tp"
+        raise TrainingError(problem, option="--compile", hint="remove it, or use --parallel ddp")
+    if options.fuse_optim_with_backward and sizes.processes > 1:
         problem = "does not support several processes: each would train on its own gradients"
         raise TrainingError(problem, option="--fuse-optim-with-backward", hint="remove it, or use one process")
     if resolved.build.dtype not in _DTYPES:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
@@ -43,6 +42,38 @@ class HeldOut:
     bytes: int
     unigram_entropy: float
     digest: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of the held-out batches that a process evaluates.
+
+    Args:
+        index: The number of the part, from 0.
+        count: The number of parts.
+        copies: The number of processes that evaluate the same part.
+        together: Whether the model calls all processes in each forward pass, so that all make the same number of them.
+    """
+
+    index: int = 0
+    count: int = 1
+    copies: int = 1
+    together: bool = False
+
+    def batches(self, held_out: HeldOut) -> Iterator[tuple[Batch, int]]:
+        """Yield each batch with the number of its targets; 0 for a batch that is only there to call all processes."""
+        rounds = -(-len(held_out.batches) // self.count)
+        for number in range(self.index, rounds * self.count, self.count):
+            is_extra = number >= len(held_out.batches)
+            if is_extra and not self.together:
+                return
+            batch = held_out.batches[0 if is_extra else number]
+            targets = 0 if is_extra else int((batch.inputs["labels"][:, 1:] != IGNORE_INDEX).sum())
+            if targets or self.together:
+                yield batch, targets
+
+
+ALL = Part()
 
 
 @dataclass(frozen=True)
@@ -107,7 +138,7 @@ def evaluate(
     model: nn.Module,
     held_out: HeldOut,
     *,
-    part: slice = slice(None),
+    part: Part = ALL,
     total: Callable[[Tensor], Tensor] = lambda sums: sums,
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Evaluation:
@@ -126,17 +157,16 @@ def evaluate(
     model.eval()
     try:
         with torch.no_grad():
-            for batch in islice(held_out.batches, part.start, part.stop, part.step):
-                targets = int((batch.inputs["labels"][:, 1:] != IGNORE_INDEX).sum())
-                if not targets:
-                    continue
+            for batch, targets in part.batches(held_out):
                 inputs = {name: values.to(device) for name, values in batch.inputs.items()}
                 with context():
                     loss = loss_of(model, inputs)
-                sums += torch.tensor([loss.item() * targets, targets], dtype=torch.float64)
+                if targets:  # without any, the loss is not a number
+                    sums += torch.tensor([loss.item() * targets, targets], dtype=torch.float64)
     finally:
         model.train(training)
-    nats, count = total(sums.to(device if device.type != "mps" else "cpu")).tolist()
+    sums = total(sums.to(device if device.type != "mps" else "cpu")) / part.copies
+    nats, count = sums.tolist()
     loss_per_token = nats / max(count, 1)
     per_byte = loss_per_token / math.log(2) * held_out.tokens / max(held_out.bytes, 1)
     return Evaluation(loss_per_token, per_byte, int(count))

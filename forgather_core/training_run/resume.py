@@ -19,15 +19,16 @@ from ..options.train_options import TrainOptions
 from ..settings.resolved_model import ResolvedModel
 from .conditions import plain
 from .evaluation import HeldOut
+from .optimizer_state import EARLIER, OPTIMIZER, has_named_state
 from .plan import Plan, token_count
 from .record import RECORD, read_record
-from .trainer import EARLIER, POSITION
+from .trainer import POSITION
 
 # Options that do not change the steps (a run may continue with other values), or that are compared by their effect:
-# the learning rate and the numbers of tokens below, the dataset by the digests of its documents.
+# the learning rate, the rows of a step and the numbers of tokens below, the dataset by the digests of its documents.
 _NOT_COMPARED = {
     "resume", "log_every", "save_every", "save_total_limit", "report_to", "eval_every", "lr", "tokens", "eval_tokens",
-    "dataset_project",
+    "dataset_project", "batch_size", "gradient_accumulation_steps",
 }  # fmt: skip
 _NEW_RUN = "choose another --output-dir for a new run"
 _SAME = f"use the same value to continue the run, or {_NEW_RUN}"
@@ -55,7 +56,7 @@ def checkpoint_to_resume(directory: Path, options: TrainOptions, resolved: Resol
     if not before:
         problem = f"has no {RECORD}, which contains the options of the run"
         raise TrainingError(problem, file=directory, hint=_NEW_RUN)
-    _check_files(latest, plan)
+    _check_files(latest, before["plan"])
     _check_options(before, options, resolved, plan)
     _check_model(latest, resolved)
     return latest
@@ -93,20 +94,23 @@ def read_position(checkpoint: Path) -> dict[str, Any]:
     return position
 
 
-def _check_files(latest: Path, plan: Plan) -> None:
+def _check_files(latest: Path, old_plan: Mapping[str, Any]) -> None:
     """Check that a checkpoint has all state files: the Trainer would silently reset a missing state."""
-    random = ["rng_state.pth"] if plan.processes == 1 else [f"rng_state_{i}.pth" for i in range(plan.processes)]
-    for name in ("optimizer.pt", "scheduler.pt", TRAINER_STATE_NAME, *random):
+    count = read_position(latest).get("processes", old_plan["processes"])
+    random = ["rng_state.pth"] if count == 1 else [f"rng_state_{i}.pth" for i in range(count)]
+    state = f"{OPTIMIZER}/.metadata" if has_named_state(latest) else "optimizer.pt"
+    for name in (state, "scheduler.pt", TRAINER_STATE_NAME, *random):
         if not (latest / name).is_file():
             raise TrainingError(f"has no {name}", file=latest, hint=EARLIER)
 
 
 def _check_options(before: Mapping[str, Any], options: TrainOptions, resolved: ResolvedModel, plan: Plan) -> None:
     old, old_plan, old_setup = before["options"], before["plan"], before["setup"]
-    if old_plan["processes"] != plan.processes:
-        count = old_plan["processes"]
-        problem = f"the number of processes is {plan.processes}, but the run began with {count}"
-        raise TrainingError(problem, hint=f"use as many processes as before (accelerate launch), or {_NEW_RUN}")
+    if old_plan["rows"] != plan.rows:
+        rows = old_plan["rows"]
+        problem = f"a step has {plan.rows} rows, but the run began with {rows}"
+        hint = f"processes x --batch-size x --gradient-accumulation-steps must be {rows}, or {_NEW_RUN}"
+        raise TrainingError(problem, hint=hint)
     build = resolved.build
     pairs = {name: (old[name], plain(value)) for name, value in asdict(options).items() if name in old}
     pairs = {name: pair for name, pair in pairs.items() if name not in _NOT_COMPARED}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,11 @@ from ..commands.construct import ConstructedModel, ProgressCallbacks, construct
 from ..data.held_out import Split, split_corpus
 from ..data.packed_stream import PackedStream
 from ..data.projects import open_corpus
-from ..errors import DataError, TrainingError
+from ..errors import DataError
 from ..estimate import known_device
 from ..filesystem.locks import directory_lock
-from ..model.build import first_device, parse_device
 from ..options.train_options import TrainOptions
 from ..runtime.quiet import quiet_transformers
-from ..settings.resolve import DEFAULT
 from ..settings.resolved_model import ResolvedModel
 from ..tokenizers.lookup import LoadedTokenizer, load_tokenizer
 from ..training.combined_optimizer import training_optimizer
@@ -35,9 +34,11 @@ from .conditions import check_supported, check_train_options, plain
 from .cost import Cost, disk_of, measured_seconds, refuse_if_too_large, traced_cost
 from .evaluation import HeldOut, held_out_batches
 from .plan import Plan, plan_of
+from .processes import run_processes
 from .record import write_record
 from .resume import checkpoint_to_resume, read_position, refuse_changed_data
 from .sampling import continuations
+from .sharded_trainer import ShardedTrainer
 from .trainer import Trainer, last_step
 from .watch import TrainingCallback, TrainingRecord
 
@@ -96,28 +97,28 @@ def run_training(
     """
     check_train_options(options)
     assert options.dataset_project is not None
-    if resolved.build.device == "meta" and resolved.origins["device"].label != DEFAULT:
-        problem = "must be cpu, cuda, cuda:N or mps; got 'meta'"
-        raise TrainingError(problem, option="--device", hint="remove it to use the first device of this machine")
-    if resolved.build.device != "meta":
-        parse_device(resolved.build.device, real=True)
-    state = PartialState(cpu=resolved.build.device.startswith("cpu"))
-    resolved = replace(resolved, build=replace(resolved.build, device=_device(resolved.build.device, state)))
-    device = torch.device(resolved.build.device)
-    check_supported(resolved, options, state.num_processes)
-    plan = plan_of(options, device, state.num_processes)
+    resolved, processes = run_processes(resolved)
+    check_supported(resolved, options, processes.sizes, sharded=processes.mesh is not None)
+    plan = plan_of(options, torch.device(resolved.build.device), processes.sizes.data)
     split = split_corpus(open_corpus(options.dataset_project, options.dataset_config), options.eval_fraction)
     target = resolved.target(project).resolve()
     lock_problem = f"another run trains in {target}"
     lock_target = target.with_name(f"{target.name}.train")
-    exclusive = directory_lock(lock_target, held=lock_problem) if state.is_main_process else None
+    exclusive = directory_lock(lock_target, held=lock_problem) if processes.is_first else None
     # Locked and checked before the directory is constructed, which may rebuild it.
     with exclusive or nullcontext(), quiet_transformers():
         latest = checkpoint_to_resume(target, options, resolved, plan)
         check_trainable(resolved, has_checkpoint=latest is not None)
-        with state.main_process_first():
+        in_turn = nullcontext() if processes.mesh is not None else processes.state.main_process_first()
+        with in_turn:
             made = construct(
-                resolved, project=project, refresh=refresh, keep=keep, callbacks=callbacks.construct, force=force
+                resolved,
+                project=project,
+                refresh=refresh,
+                keep=keep,
+                callbacks=callbacks.construct,
+                force=force,
+                mesh=processes.mesh,
             )
         checkpoints = made.directory.path.resolve() / CHECKPOINTS
         run = _Run(made, options, plan, split, latest, load_tokenizer(str(made.directory.path), option=None))
@@ -125,7 +126,7 @@ def run_training(
             refuse_changed_data(made.directory.path, run.held_out)
         cost = run.cost(refuse=not force)
         report = run.begin(cost)
-        if state.is_main_process:
+        if processes.is_first:
             write_record(made.directory.path, report)
             if callbacks.begin is not None:
                 callbacks.begin(report)
@@ -225,7 +226,7 @@ class _Run:
             self.plan.tokens_per_step,
             on_record=callbacks.record,
             on_evaluation=callbacks.evaluation,
-            peak_flops=peak * self.plan.processes if peak is not None else None,
+            peak_flops=peak * PartialState().num_processes if peak is not None else None,
             flops_per_token=cost.flops_per_token,
             stop=stop,
             falls=build.load_from_checkpoint is None,  # the loss of a trained model may be at its plateau
@@ -238,7 +239,8 @@ class _Run:
             weight_decay=self.options.weight_decay,
             in_backward=self.options.fuse_optim_with_backward,
         )
-        trainer = Trainer(
+        mesh = self.made.mesh
+        trainer = (Trainer if mesh is None else partial(ShardedTrainer, mesh=mesh))(
             model=self.model,
             args=arguments,
             train_dataset=self.stream(position),
@@ -266,10 +268,12 @@ class _Run:
             "evaluations": evaluations,
             "final": final,
         }
-        if trainer.is_world_process_zero():
+        first = trainer.is_world_process_zero()
+        if first or mesh is not None:  # the processes of a mesh save and generate together
             model = trainer.accelerator.unwrap_model(trainer.model)
             save_checkpoint(self.made.directory.path, model, safetensors=True)
             report["samples"] = self._samples(model)
+        if first:
             write_record(self.made.directory.path, report)
         trainer.accelerator.wait_for_everyone()
         return report
@@ -282,11 +286,3 @@ class _Run:
         prompts = prompts[:_SAMPLES]
         seed = self.made.resolved.build.seed
         return continuations(model, self.tokenizer, prompts, max_new_tokens=_CONTINUATION, seed=seed)
-
-
-def _device(name: str, state: PartialState) -> str:
-    """Return the device of this process: the chosen one, or the first one of the machine if it is meta."""
-    if state.num_processes > 1:
-        return str(state.device)
-    # Not `state.device`: accelerate keeps the device type of an earlier run of this process.
-    return first_device() if name == "meta" else name

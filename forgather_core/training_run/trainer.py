@@ -29,12 +29,12 @@ from ..training.combined_optimizer import decayed_names, is_fused
 from ..training.loop import non_finite_error
 from ..training.loss import can_skip_logits
 from ..training.random_state import RandomState
-from .evaluation import HeldOut, evaluate
+from .evaluation import HeldOut, Part, evaluate
+from .optimizer_state import EARLIER, has_named_state, load_optimizer, load_schedule
 from .watch import last_checkpoint
 from .weights import load_all_weights
 
 POSITION = "data_position.json"
-EARLIER = "remove this directory to continue from an earlier checkpoint"
 _SMALLER_LR = "try a smaller --lr, or --mixed-precision no"
 _FULL = 2**16  # bytes; a disk with less free space is full
 _TORCH_WRITERS = ("inline_container", "PytorchStreamWriter")  # in torch's errors of saving
@@ -78,10 +78,14 @@ class Trainer(transformers.Trainer):
         """Check that a step reads one batch of a stream: the position in the stream is a number of batches."""
         if not isinstance(self.train_dataset, PackedStream):
             return
-        rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.data_part().count
         if self.train_dataset.rows != rows:
             problem = f"a step reads {rows} rows, but the PackedStream has batches of {self.train_dataset.rows}"
             raise TrainingError(problem, hint=f"create the PackedStream with rows={rows}")
+
+    def data_part(self) -> Part:
+        """Return the part of the data that this process reads."""
+        return Part(self.accelerator.process_index, self.accelerator.num_processes)
 
     def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
         """Compute the loss, in chunks unless the outputs are requested."""
@@ -128,7 +132,7 @@ class Trainer(transformers.Trainer):
         evaluation = evaluate(
             self.model,
             self.eval_dataset,
-            part=slice(self.accelerator.process_index, None, self.accelerator.num_processes),
+            part=self.data_part(),
             total=lambda sums: self.accelerator.reduce(sums, "sum"),
             context=self.accelerator.autocast,
         )
@@ -168,6 +172,7 @@ class Trainer(transformers.Trainer):
             self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
         if isinstance(self.train_dataset, PackedStream):
             position = self.train_dataset.position_after(self.state.global_step)
+            position |= {"processes": self.args.world_size}
             (staged / POSITION).write_text(to_json(position, indent=None), encoding="utf-8")
 
     @contextmanager
@@ -226,7 +231,14 @@ class Trainer(transformers.Trainer):
             super()._load_rng_state(checkpoint)
         return batches
 
+    def _has_named_state(self, checkpoint: Path) -> bool:
+        return has_named_state(checkpoint)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and self._has_named_state(Path(checkpoint)):
+            load_optimizer(self.accelerator.unwrap_model(self.model), self.optimizer, Path(checkpoint))
+            load_schedule(self.lr_scheduler, Path(checkpoint))
+            return
         try:
             super()._load_optimizer_and_scheduler(checkpoint)
         except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:

@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import TrainerCallback
 
@@ -18,6 +17,7 @@ from ..errors import TrainingError
 from ..filesystem.printable import truncated_list
 from ..training import measure
 from ..training.combined_optimizer import is_fused
+from ..training.optimizers import largest
 
 _FIRST, _LAST = 5, 20  # the mean of the last 20 logged losses is compared with that of the first 5
 _LOSS_PATIENCE = 100  # steps after which the loss must have fallen
@@ -122,9 +122,9 @@ class TrainingCallback(TrainerCallback):
             model: nn.Module = kwargs["model"]
             parameters = dict(model.named_parameters())
             self._untrained -= {
-                name
-                for name in self._untrained
-                if (grad := parameters[name].grad) is not None and bool(torch.count_nonzero(grad))
+                name  # in one order: the processes of a mesh reduce each gradient together
+                for name in sorted(self._untrained)
+                if (grad := parameters[name].grad) is not None and bool(largest(grad))
             }
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from forgather_core.data.corpus import Corpus
 from forgather_core.errors import DataError
 from forgather_core.model.meta_model import meta_model
-from forgather_core.training_run.evaluation import evaluate, held_out_batches
+from forgather_core.training_run.evaluation import Part, evaluate, held_out_batches
 from tests.support.settings import Resolve, small
 
 
@@ -78,7 +78,8 @@ def test_it_is_the_mean_over_all_tokens(rows: int, model: nn.Module) -> None:
     assert found.bits_per_byte == pytest.approx(found.loss / math.log(2) * held_out.tokens / size)
 
 
-def test_processes_divide_the_batches(model: nn.Module) -> None:
+@pytest.mark.parametrize("together", [False, True])
+def test_processes_divide_the_batches(model: nn.Module, together: bool) -> None:
     held_out = held_out_batches(corpus(*TEXTS), Characters(), 1, 24, tokens=None)
     sums: list[torch.Tensor] = []
 
@@ -86,8 +87,14 @@ def test_processes_divide_the_batches(model: nn.Module) -> None:
         sums.append(found)
         return found
 
+    calls: list[int] = []
     for process in range(3):
-        evaluate(model, held_out, part=slice(process, None, 3), total=keep)
+        hook = model.register_forward_pre_hook(lambda *_, process=process: calls.append(process))
+        evaluate(model, held_out, part=Part(process, 3, together=together), total=keep)
+        hook.remove()
+    forwards = [calls.count(process) for process in range(3)]
+    assert len(held_out.batches) % 3  # the last process has fewer batches
+    assert (len(set(forwards)) == 1) is together
     nats, count = torch.stack(sums).sum(0).tolist()
     whole = evaluate(model, held_out)
     assert count == whole.tokens

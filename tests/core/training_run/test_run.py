@@ -147,8 +147,8 @@ def test_runs_are_continued_on_request_and_with_equal_options_only(train: Train,
     with pytest.raises(TrainingError, match=r"--lr is 0.5, but the run began with 0.002"):
         train(resume=True, lr=0.5)
     record = json.loads((tmp_path / "out" / RECORD).read_text())
-    (tmp_path / "out" / RECORD).write_text(json.dumps(record | {"plan": record["plan"] | {"processes": 2}}))
-    with pytest.raises(TrainingError, match="the number of processes is 1, but the run began with 2"):
+    (tmp_path / "out" / RECORD).write_text(json.dumps(record | {"plan": record["plan"] | {"rows": 3}}))
+    with pytest.raises(TrainingError, match=r"a step has \d rows, but the run began with 3: processes x --batch-size"):
         train(resume=True, lr=0.002)
     (tmp_path / "out" / RECORD).write_text(json.dumps(record))
     with pytest.raises(TrainingError, match="--seed is 3, but the run began with 0"):
