@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..commands.parallel import check_fused
 from ..data.batches import Batch, packed_batches, padded_batches, random_documents
 from ..data.corpus import Corpus
 from ..data.projects import open_corpus
@@ -70,6 +71,8 @@ def run_training_check(
     data = corpus.name if corpus is not None else "random tokens"
     if next(made.model.parameters()).is_meta:
         return report_of(made, options, data)
+    if made.mesh is not None and options.fuse_optim_with_backward:
+        check_fused(made.resolved, made.mesh.sizes)
     with ExitStack() as stack:
         batches = _batches(made, options, corpus, stack)
         batches = chain([next(batches)], batches)  # errors in the data are raised before anything is printed
