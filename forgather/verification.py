@@ -51,7 +51,8 @@ def verify(
     from forgather_core.checks import requested_scope, verify_settings
     from forgather_core.training.random_state import kept_random_state
 
-    checks, left_out = _chosen(chosen, progress)
+    parallel = call.resolved.build.parallel
+    checks, left_out = _chosen(chosen, progress, parallel)
     with kept_random_state():
         report = verify_settings(
             call.resolved,
@@ -60,7 +61,7 @@ def verify(
             refresh=call.run.refresh_model,
             keep=call.run.keep,
             full=chosen.full,
-            scope=requested_scope(chosen),
+            scope=requested_scope(chosen, parallel),
             force=call.run.force,
             left_out=left_out,
             on_check=progress.item,
@@ -105,14 +106,14 @@ def _verify_directory(directory: Path, progress: Progress, options: Mapping[str,
     from forgather_core.checks.shared.configuration_file import model_directory
     from forgather_core.training.random_state import kept_random_state
 
-    checks, left_out = _chosen(chosen, progress)
+    checks, left_out = _chosen(chosen, progress, chosen.parallel)
     with kept_random_state(), model_directory(directory) as found:
         report = run(
             found,
             checks,
             seed=chosen.seed,
             full=chosen.full,
-            scope=requested_scope(chosen),
+            scope=requested_scope(chosen, chosen.parallel),
             force=chosen.force,
             left_out=left_out,
             on_check=progress.item,
@@ -145,7 +146,9 @@ def _on_partial(
     return report_partial
 
 
-def _chosen(options: VerifyOptions | VerifyDirectoryOptions, progress: Progress) -> tuple[list[Check], list[str]]:
+def _chosen(
+    options: VerifyOptions | VerifyDirectoryOptions, progress: Progress, parallel: str | None = None
+) -> tuple[list[Check], list[str]]:
     """Return the requested checks, and a sentence for each plugin whose requested checks cannot be loaded."""
     if options.junit is not None:
         check_output_file(expanded(str(options.junit)), "--junit")
@@ -158,5 +161,5 @@ def _chosen(options: VerifyOptions | VerifyDirectoryOptions, progress: Progress)
         if progress.note is not None:
             progress.note(text)
 
-    checks = requested_checks(options, note)
+    checks = requested_checks(options, note, parallel=parallel)
     return checks, broken if options.checks is None else []  # otherwise all given names exist

@@ -25,8 +25,9 @@ CHECK_NAMES = (
     "continuous-batching", "inputs-embeds", "hidden-states", "adapters", "loss", "gradients", "gradient-checkpointing",
     "dropout", "precision",
     "torch-compile", "initial-weights", "signal-propagation", "same-seed", "buffers", "state-dict", "round-trip",
-    "config-fields", "tokenizer", "imports", "standalone", "manifest", "parallel-plans", "no-dead-options",
-    "other-options", "native-parity", "reference-parity", "other-implementation", "init-std", "estimates",
+    "config-fields", "tokenizer", "imports", "standalone", "manifest", "parallel-plans", "parallel-agreement",
+    "no-dead-options", "other-options", "native-parity", "reference-parity", "other-implementation", "init-std",
+    "estimates",
 )  # fmt: skip
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 

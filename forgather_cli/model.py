@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from forgather_core.errors import ForgatherError, UnknownDefinitionError
+from forgather_core.options.parallel import parallel_sizes
 from forgather_core.options.scope import refuse_other_commands
 from forgather_core.options.shared import OutputOptions
 from forgather_core.options.spec import specs_of
@@ -208,9 +209,14 @@ class ModelCommand:
         given = {name: value for name, value in session.given.items() if name not in of_output}
         count = given.pop("nproc_per_node", None)
         self.options = {"project": Path(ctx.find_root().params.get("project") or "."), **given}
+        command = str(ctx.command.name)
         if count is not None:
             from .workers import start_processes
 
-            refuse_other_commands(str(ctx.command.name), session.given_specs())
-            start_processes(str(ctx.command.name), self.model, self.options, count)
+            refuse_other_commands(command, session.given_specs())
+            if command == "verify":  # it starts the processes of one check
+                text = given.get("parallel") or session.preset_values().get("parallel") or "ddp"
+                self.options["parallel"] = str(parallel_sizes(text, count))
+            else:
+                start_processes(command, self.model, self.options, count)
         self.output = Output(make_view, {name: value for name, value in session.given.items() if name in of_output})

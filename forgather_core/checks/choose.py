@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from ..definitions.check import Check
 from ..errors import CheckError
 from ..options.aliases import warn_renamed_option
+from ..options.parallel import parallel_sizes
 from ..options.spec import did_you_mean
 from .call_agreement import call_agreement
 from .covering.requested import requested_case
 from .known import known_checks
 from .other_implementation import other_implementation
+from .parallel_agreement import parallel_agreement
 from .shared.scope import Scope
 
 if TYPE_CHECKING:
@@ -37,13 +39,17 @@ OLD_CHECK_NAMES = {
 
 
 def requested_checks(
-    options: VerifyOptions | VerifyDirectoryOptions, on_broken: Callable[[str], object] = warnings.warn
+    options: VerifyOptions | VerifyDirectoryOptions,
+    on_broken: Callable[[str], object] = warnings.warn,
+    *,
+    parallel: str | None = None,
 ) -> list[Check]:
     """Return the checks that the options select, from those of Forgather and of plugins.
 
     Args:
         options: The options of `verify`: `checks`, `quick`, `case`.
         on_broken: Called with one sentence for each plugin whose checks cannot be loaded.
+        parallel: The value of `--parallel`.
 
     Raises:
         CheckError: A check or case does not exist, or an option has no effect on the selected checks.
@@ -58,6 +64,9 @@ def requested_checks(
     if options.against is not None and other_implementation not in chosen:
         hint = f"remove it, or add {other_implementation.name} to --checks"
         raise CheckError(f"has no effect without the check {other_implementation.name}", option="--against", hint=hint)
+    if parallel is not None and parallel_agreement not in chosen:
+        hint = f"remove it, or add {parallel_agreement.name} to --checks"
+        raise CheckError(f"has no effect without the check {parallel_agreement.name}", option="--parallel", hint=hint)
     if options.strength != Scope.strength:
         if options.case is not None:
             raise CheckError("has no effect with --case", option="--strength", hint="remove it")
@@ -67,13 +76,24 @@ def requested_checks(
     return chosen
 
 
-def requested_scope(options: VerifyOptions | VerifyDirectoryOptions) -> Scope:
-    """Return the scope of a run of the checks."""
+def requested_scope(options: VerifyOptions | VerifyDirectoryOptions, parallel: str | None = None) -> Scope:
+    """Return the scope of a run of the checks.
+
+    Args:
+        options: The options of `verify`.
+        parallel: The value of `--parallel`.
+
+    Raises:
+        ConfigurationError: It gives no sizes.
+    """
+    if parallel is not None:
+        parallel_sizes(parallel)
     return Scope(
         quick=options.quick,
         strength=options.strength,
         case=options.case,
         against=options.against,
+        parallel=parallel,
         trust_remote_code=options.trust_remote_code,
     )
 

@@ -31,6 +31,7 @@ from .other_implementation import other_implementation
 from .other_options import other_options
 from .packing_isolation import packing_isolation
 from .padding import padding
+from .parallel_agreement import parallel_agreement
 from .parallel_plans import parallel_plans
 from .positions import positions
 from .precision import precision
@@ -81,6 +82,7 @@ CHECKS: tuple[Check, ...] = (
     standalone,
     manifest,
     parallel_plans,
+    parallel_agreement,
     no_dead_options,
     other_options,
     native_parity,

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..definitions.check import Check
 from ..errors import CheckError
-from ..model.directory_errors import directory_problem, edited, loading_errors
+from ..model.directory_errors import directory_problem, edited, load_config, loading_errors
 from ..model.parameters import parameter_table
+from ..options.parallel import parallel_sizes
+from ..parallel.splits import check_split
 from ..runtime.child_process import ChildDiedError, ChildProcesses, can_fork
 from ..runtime.memory_guard import most_parameters, refuse_too_large
 from ..runtime.partial_results import keep_partial
@@ -89,6 +91,8 @@ def verify(
         if scope.against is not None:
             # A mistake in its name is found before any work.
             find_counterpart(scope.against, trusted=scope.trust_remote_code)
+        if scope.parallel is not None:
+            _refuse_split(directory, scope.parallel)
         if full and not force:
             _refuse_too_large(subject)
         rows: dict[int, dict[str, Any]] = {}
@@ -158,6 +162,12 @@ def _try_values(subject: ModelUnderTest) -> None:
     """Refuse an edited config.json from which no model can be built; the small copy has other sizes."""
     with loading_errors(subject.directory, CheckError, imports_only=True):
         subject.whole_on_meta()
+
+
+def _refuse_split(directory: Path, parallel: str) -> None:
+    """Refuse a mesh over which the model cannot be split."""
+    config = load_config(directory, CheckError).get_text_config()
+    check_split(config.to_dict(), config.base_model_tp_plan or {}, parallel_sizes(parallel))
 
 
 def _refuse_too_large(subject: ModelUnderTest) -> None:

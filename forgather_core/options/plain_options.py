@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .parallel import parallel_parts
 from .scope import shared_option
 from .shared import DATASET_PROJECTS
 from .torch_names import device_parts, dtype_name
@@ -53,6 +54,12 @@ class VerifyDirectoryOptions:
     )
     trust_remote_code: bool = option(
         False, help="Run Python code of DIR and OTHER that Forgather did not write", negatable=False
+    )
+    parallel: str | None = option(
+        None,
+        help="Also compare processes of a mesh with a single one: ddp=N, fsdp=N, tp=N, such as fsdp=2,tp=2",
+        metavar="SIZES",
+        check=parallel_parts,
     )
     seed: int = option(0, help="Seed of the weights and texts", metavar="N", ge=0, lt=2**63)
     junit: Path | None = option(None, help="Also write the results as JUnit XML", metavar="FILE")

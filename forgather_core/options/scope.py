@@ -21,7 +21,6 @@ BUILDING = ("construct", "test", "train")  # build the model from the directory,
 STEPPING = ("test", "train", "estimate", "compare")  # run or estimate a training step
 RUNNING = ("test", "train")  # run training steps
 ESTIMATING = ("estimate", "compare")
-PARALLELIZING = (*WRITING, "show", "estimate")  # run or estimate several processes
 # `show` also takes the options that a YAML file may set.
 ON_REQUEST = ("construct", "test", "show")  # save weights only on request
 WRITING_AND_SHOW, BUILDING_AND_SHOW, BUILDING_SHOW_ESTIMATING = (

@@ -11,7 +11,6 @@ from typing import Literal
 
 from .parallel import parallel_parts
 from .scope import (
-    BUILDING,
     BUILDING_AND_SHOW,
     BUILDING_SHOW_ESTIMATING,
     FULL,
@@ -19,7 +18,6 @@ from .scope import (
     LOADING,
     NOT_LISTING,
     ON_REQUEST,
-    PARALLELIZING,
     REAL_DEVICE,
     SAVING,
     WRITING,
@@ -131,12 +129,10 @@ class BuildOptions:
         "sizes, such as fsdp=2,tp=2 (default: ddp)",
         group=PARALLEL,
         metavar="SIZES",
-        commands=PARALLELIZING,
+        commands=WRITING_AND_SHOW,
         requirements=(REAL_DEVICE,),
         check=parallel_parts,
         helps={
-            "estimate": "Estimate a device of a mesh: ddp=N (copies), fsdp=N (shards), tp=N (parts of layers), such as "
-            "fsdp=8,tp=2",
             "verify": "Also compare processes of a mesh with a single one: ddp=N, fsdp=N, tp=N, such as fsdp=2,tp=2",
         },
     )
@@ -225,8 +221,9 @@ class LaunchOptions:
         group=PARALLEL,
         metavar="N",
         ge=1,
-        commands=BUILDING,
+        commands=WRITING,
         requirements=(REAL_DEVICE,),
+        helps={"verify": "The number of processes of a --parallel without sizes"},
     )
 
 

@@ -130,8 +130,7 @@ def train(
             loss = loss_of(model, inputs, full_logits=full_logits)
             if stepper.fused and not loss.isfinite():  # backward would update the weights
                 raise _loss_failure(model, inputs, rng, number, loss)
-            # The sum of the parts is the mean over all targets, and the model averages the gradients of the parts.
-            norms = stepper.backward(loss if share is None else loss * share.count)
+            norms = stepper.backward(loss if share is None else share.loss_of_part(loss))
             loss = loss if share is None else share.total(loss)
             norm = _total_norm(norms, device)
             if not (loss.isfinite() & norm.isfinite()):

@@ -44,6 +44,14 @@ class RowShare:
         rows = {name: tensor.chunk(self.count)[self.index] for name, tensor in batch.items()}
         return rows | {"num_items_in_batch": targets}
 
+    def loss_of_part(self, loss: Tensor) -> Tensor:
+        """Return the loss for backward: the model averages the gradients of the parts, whose sum is that of the batch.
+
+        Args:
+            loss: The loss of this part, with the targets of the whole batch as `num_items_in_batch`.
+        """
+        return loss * self.count
+
     def total(self, value: Tensor) -> Tensor:
         """Return the sum of a scalar over the parts, the same in all processes."""
         whole = value.detach().clone()
