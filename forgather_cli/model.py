@@ -13,6 +13,7 @@ from forgather_core.options.parallel import parallel_sizes
 from forgather_core.options.scope import refuse_other_commands
 from forgather_core.options.shared import OutputOptions
 from forgather_core.options.spec import specs_of
+from forgather_core.parallel.launched import is_launched
 
 from .bridge.dynamic import (
     DynamicCommand,
@@ -210,6 +211,8 @@ class ModelCommand:
         count = given.pop("nproc_per_node", None)
         self.options = {"project": Path(ctx.find_root().params.get("project") or "."), **given}
         command = str(ctx.command.name)
+        if command in ("construct", "test") and (count is not None or is_launched()):
+            self.options.setdefault("parallel", session.preset_values().get("parallel") or "ddp")
         if count is not None:
             from .workers import start_processes
 

@@ -90,7 +90,7 @@ def construct(
         force: Build the model even if memory seems insufficient.
         on_model: Called before memory is allocated; it may raise to reject the model.
         mesh: The device mesh over which the model is distributed; None for a whole model in each process. By default,
-            the processes that a launcher has started are connected to one.
+            the processes are connected to one if the option `parallel` is set.
 
     Raises:
         ForgatherError: An error that the user can correct. Conditions that do not depend on the directory are checked
@@ -105,7 +105,7 @@ def construct(
     check_build(options, resolved.options)
     limit = parse_size(options.max_shard_size)
     if mesh == "connect":
-        mesh = Mesh.connect(options.parallel, options.device) if options.device != "meta" else None
+        mesh = Mesh.connect(options.parallel, options.device) if options.parallel is not None else None
         if mesh is not None:
             check_parallel(resolved, mesh.processes.size)
     processes = mesh.processes if mesh is not None else None

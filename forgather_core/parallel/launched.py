@@ -32,6 +32,12 @@ def launched() -> Launched | None:
     return Launched(rank, local_rank, processes, int(os.environ.get("LOCAL_WORLD_SIZE", processes)))
 
 
+def is_launched() -> bool:
+    """Return whether this process is one of several."""
+    here = launched()
+    return here is not None and here.processes > 1
+
+
 def is_first() -> bool:
     """Return whether this process reports: it is the first one, or the only one."""
     here = launched()

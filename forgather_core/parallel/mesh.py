@@ -41,11 +41,11 @@ class Mesh:
     manager: Any
 
     @classmethod
-    def connect(cls, parallel: str | None, device: str) -> Mesh | None:
+    def connect(cls, parallel: str, device: str) -> Mesh | None:
         """Connect to the other processes; return None if this is the only one.
 
         Args:
-            parallel: The value of `--parallel`; None copies the model (`ddp`).
+            parallel: The value of `--parallel`.
             device: The device of the model; `cuda` is another device for each process of a machine.
 
         Raises:
@@ -58,8 +58,8 @@ class Mesh:
         count = (
             dist.get_world_size() if dist.is_available() and dist.is_initialized() else here.processes if here else 1
         )
-        sizes = parallel_sizes(parallel or "ddp", count)
-        if parallel is not None and here is None and count == 1:
+        sizes = parallel_sizes(parallel, count)
+        if here is None and count == 1:
             hint = "add --nproc-per-node N, or start it with torchrun"
             raise BuildError("requires several processes", option=_FLAG, hint=hint)
         if count == 1:
@@ -72,8 +72,8 @@ class Mesh:
         place = _device_of(device, local)
         _refuse_old_transformers()
         if not dist.is_initialized():
-            # A device bound at once spares NCCL a guess about it.
-            dist.init_process_group(_BACKENDS[place.type], timeout=_TIMEOUT, device_id=place if place.index else None)
+            bound = place if place.type == "cuda" else None  # spares NCCL a guess
+            dist.init_process_group(_BACKENDS[place.type], timeout=_TIMEOUT, device_id=bound)
             atexit.register(_disconnect)
         # It warns that the norm of a gradient is summed over one axis after the other.
         logging.getLogger("torch.distributed.tensor").setLevel(logging.ERROR)

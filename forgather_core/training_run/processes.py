@@ -53,10 +53,9 @@ def run_processes(resolved: ResolvedModel) -> tuple[ResolvedModel, RunProcesses]
     # Not `state.device`: accelerate keeps the device type of an earlier run of this process.
     chosen = first_device() if device == "meta" else device
     sizes, mesh = check_parallel(replace_device(resolved, chosen), state.num_processes), None
-    if resolved.build.parallel is not None or sizes.processes > 1:
-        chosen = chosen.partition(":")[0] if state.num_processes > 1 else chosen
-        if sizes.fsdp * sizes.tp > 1 or state.num_processes == 1:
-            mesh = Mesh.connect(resolved.build.parallel, chosen)
+    parallel = resolved.build.parallel
+    if parallel is not None and (sizes.fsdp * sizes.tp > 1 or sizes.processes == 1):
+        mesh = Mesh.connect(parallel, chosen)
     if state.num_processes > 1:
         chosen = str(state.device)
     return replace_device(resolved, chosen), RunProcesses(state, sizes, mesh)
