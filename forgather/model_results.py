@@ -178,7 +178,10 @@ class Verification(Result):
 
 
 class Estimate(Result):
-    """The estimated parameters, memory and compute of a model, and its limits on devices."""
+    """The estimated parameters, memory and compute of a model, and its limits on devices.
+
+    With `parallel`, memory is that of one device of the mesh.
+    """
 
     kind = "estimate"
 
@@ -206,6 +209,17 @@ class Estimate(Result):
     def devices(self) -> tuple[Mapping[str, Any], ...]:
         """The limits of the model on each device."""
         return tuple(plain_copy(self._report["devices"]))
+
+    @property
+    def parallel(self) -> Mapping[str, Any] | None:
+        """The mesh and the communication of a device in a step; None without `parallel`."""
+        copied: Mapping[str, Any] | None = plain_copy(self._report.get("parallel"))
+        return copied
+
+    @property
+    def wire_bytes(self) -> float:
+        """Bytes that a device sends, and receives, in a training step; 0 without `parallel`."""
+        return float(self._report["parallel"]["bytes"]) if "parallel" in self._report else 0.0
 
     def _summary(self) -> str:
         memory = f"{bytes_of(self.training_memory)} at the peak of a training step"

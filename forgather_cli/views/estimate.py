@@ -27,7 +27,8 @@ def estimate(report: Mapping[str, Any]) -> RenderableType:
         _training(report["training"]),
         _generation(report["generation"]),
         _flops(report["flops"]),
-        _devices(report["devices"], report["setup"]),
+        *([_communication(report["parallel"])] if "parallel" in report else []),
+        _devices(report["devices"], report["setup"], report.get("parallel")),
         notes(report["notes"]),
     )
 
@@ -87,7 +88,39 @@ def _flops(flops: Mapping[str, float]) -> RenderableType:
     )
 
 
-def _devices(devices: Sequence[Mapping[str, Any]], setup: Mapping[str, Any]) -> RenderableType:
+def _communication(parallel: Mapping[str, Any]) -> RenderableType:
+    rows: list[tuple[Any, ...]] = [
+        (row["axis"], row["kind"], row["phase"], f"{row['calls']:,}", bytes_of(row["payload"]), bytes_of(row["bytes"]))
+        for row in parallel["collectives"]
+    ]
+    rows.append((Text("total", "bold"), "", "", "", "", Text(bytes_of(parallel["bytes"]), "bold")))
+    title = f"Communication of each device in a step, {parallel['mesh']}"
+    heads = ("axis", "collective", "phase", "calls", "payload", "on the wire")
+    return Group(grid(title, heads, rows, right=(3, 4, 5), dense=True), Text())
+
+
+def _wire_times(devices: Sequence[Mapping[str, Any]]) -> RenderableType:
+    axes = next((list(device["wire_seconds"]) for device in devices if device["wire_seconds"]), [])
+    if not axes:
+        return Text()
+    rows = [
+        (
+            device["name"],
+            _seconds(device["step_seconds"]),
+            *(_seconds(device["wire_seconds"][axis]) for axis in axes),
+            _seconds(sum(device["wire_seconds"].values())),
+        )
+        for device in devices
+        if device["wire_seconds"]
+    ]
+    title = "Time of a step: compute, and bytes on the wire / link speed"
+    columns = ("device", "compute", *(f"wire, {axis}" for axis in axes), "wire, all")
+    return Group(grid(title, columns, rows, right=range(1, len(columns)), dense=True), Text())
+
+
+def _devices(
+    devices: Sequence[Mapping[str, Any]], setup: Mapping[str, Any], parallel: Mapping[str, Any] | None
+) -> RenderableType:
     columns = ("device", "memory", "fits", "batch", "sequence length", "step", "tokens/s", "context length", "decode/s")
     rows = [
         (
@@ -108,7 +141,10 @@ def _devices(devices: Sequence[Mapping[str, Any]], setup: Mapping[str, Any]) -> 
         f"{setup['mfu']:.0%} MFU; context length: longest cache; decode/s: decoded tokens/s, limited by bandwidth\n"
     )
     table = grid("Fits on", columns, rows, right=range(1, len(columns)), dense=True)
-    return Group(table, Text(legend))
+    if parallel is None:
+        return Group(table, Text(legend))
+    more = "on a mesh, step is the compute of a device, and tokens/s those of all devices, compute and wire in turn\n"
+    return Group(table, Text(legend[:-1]), Text(more), _wire_times(devices))
 
 
 def comparison(report: Mapping[str, Any]) -> RenderableType:

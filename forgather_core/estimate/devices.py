@@ -1,4 +1,4 @@
-"""Memory, bandwidth and peak FLOP/s of devices, from a YAML file that users can replace."""
+"""Memory, bandwidth, peak FLOP/s and links of devices, from a YAML file that users can replace."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..filesystem.printable import shortened
 from ..options.yaml_text import YamlError, parse_yaml
 
 _GIB, _GIGA, _TERA = 2**30, 10**9, 10**12
-_FIELDS = {"memory", "bandwidth", "flops", "source"}
+_FIELDS = {"memory", "bandwidth", "flops", "source", "node", "link", "network", "node_source"}
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ class Device:
         bandwidth: Memory bandwidth in bytes/s; None if unknown.
         flops: Peak FLOP/s of matrix products by precision: fp32, bf16.
         source: URL of the specification.
+        node: Number of devices in a machine; None if unknown.
+        link: Bytes/s in each direction between a device and the others of its machine; None if unknown.
+        network: Bytes/s in each direction between machines, for each device; None if unknown.
+        node_source: URL of the specification of the machine.
     """
 
     name: str
@@ -39,6 +43,10 @@ class Device:
     bandwidth: float | None
     flops: Mapping[str, float]
     source: str | None
+    node: int | None = None
+    link: float | None = None
+    network: float | None = None
+    node_source: str | None = None
 
     def flops_in(self, precision: str) -> float | None:
         """Return the peak FLOP/s in a precision, or None if unknown; fp16 and mixed use those of bf16."""
@@ -109,14 +117,31 @@ def _device(name: str, item: Any) -> Device:
         raise ValueError("flops must be a mapping with fp32 and bf16, in TFLOP/s")
     if item.get("memory") is None:
         raise ValueError("memory is missing: add it, in GiB")
-    bandwidth = item.get("bandwidth")
+    node = _optional("node", item)
+    if node is not None and node != int(node):
+        raise ValueError(f"node must be a whole number of devices, got '{item['node']}'")
+    if node is None and not item.keys().isdisjoint({"link", "network"}):
+        raise ValueError("link and network require node: add the number of devices in a machine")
+    bandwidth, link, network = (_optional(field, item) for field in ("bandwidth", "link", "network"))
     return Device(
         name,
         memory=int(_positive("memory", item["memory"]) * _GIB),
-        bandwidth=_positive("bandwidth", bandwidth) * _GIGA if bandwidth is not None else None,
+        bandwidth=bandwidth * _GIGA if bandwidth is not None else None,
         flops={kind: _positive(f"flops of {kind}", value) * _TERA for kind, value in flops.items()},
-        source=str(item["source"]) if item.get("source") is not None else None,
+        source=_text("source", item),
+        node=int(node) if node is not None else None,
+        link=link * _GIGA if link is not None else None,
+        network=network * _GIGA if network is not None else None,
+        node_source=_text("node_source", item),
     )
+
+
+def _text(field: str, item: Mapping[str, Any]) -> str | None:
+    return str(item[field]) if item.get(field) is not None else None
+
+
+def _optional(field: str, item: Mapping[str, Any]) -> float | None:
+    return _positive(field, item[field]) if item.get(field) is not None else None
 
 
 def _positive(field: str, value: Any) -> float:

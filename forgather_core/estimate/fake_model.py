@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -46,10 +46,11 @@ class FakeModel:
     Args:
         model: A causal language model on meta. Its parameters are replaced by fake CPU tensors.
         step: Parameters of the training step.
+        axes: Of a distributed model, the axes of its mesh (see `Trace`).
     """
 
-    def __init__(self, model: Any, step: TrainingStep) -> None:
-        self.model, self._training_step = model, step
+    def __init__(self, model: Any, step: TrainingStep, axes: Mapping[int, str] | None = None) -> None:
+        self.model, self._training_step, self._axes = model, step, axes or {}
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._trace: Trace | None = None
         with self._fake:
@@ -65,6 +66,15 @@ class FakeModel:
             rows: Batch size.
             length: Tokens per row, without padding.
         """
+        return self._traced(lambda: self._train(rows, length))
+
+    def _traced(self, run: Callable[[], Timeline]) -> Timeline:
+        """Return a timeline. The first run of a distributed model registers hooks and propagates shapes: discard it."""
+        if self._axes:
+            run()
+        return run()
+
+    def _train(self, rows: int, length: int) -> Timeline:
         self.model.train()
         held = self._held() | {OPTIMIZER: state_tensors(self._stepper.optimizers)}
         step = self._training_step
@@ -85,6 +95,9 @@ class FakeModel:
 
     def forward(self, rows: int, length: int) -> Timeline:
         """Trace a forward pass that computes the logits of all tokens. The arguments are those of `train`."""
+        return self._traced(lambda: self._forward(rows, length))
+
+    def _forward(self, rows: int, length: int) -> Timeline:
         self.model.train()
         with torch.no_grad(), self._fake, self._tracing(self._held(), length) as trace:
             trace.begin("forward")
@@ -99,6 +112,9 @@ class FakeModel:
             length: Tokens per row after the step, at least 2.
             make_cache: Creates the cache; None uses the model's default.
         """
+        return self._traced(lambda: self._generate(rows, length, make_cache))
+
+    def _generate(self, rows: int, length: int, make_cache: Callable[[], Any] | None) -> Timeline:
         self.model.eval()
         with self._fake, torch.no_grad(), self._tracing(self._held(), length) as trace:
             trace.begin("prefill")
@@ -131,7 +147,8 @@ class FakeModel:
             if parameter.requires_grad:  # registered before the hooks of the stepper, which free the gradient
                 parameter.register_post_accumulate_grad_hook(self._mark_gradient)
         stepper_class = FusedStepper if step.fused else PlainStepper
-        stepper: Stepper = stepper_class(self.model, optimizer_of(step.optimizer, step.device_type))
+        make = optimizer_of(step.optimizer, step.device_type, sharded=bool(self._axes))
+        stepper: Stepper = stepper_class(self.model, make)
         for optimizer in stepper.optimizers:
             for parameter in (p for group in optimizer.param_groups for p in group["params"]):
                 parameter.grad = torch.empty_like(parameter)
@@ -143,9 +160,12 @@ class FakeModel:
 
     @contextmanager
     def _tracing(self, held: dict[str, Any], length: int, *, packed: bool = False) -> Iterator[Trace]:
-        self._trace = Trace(held, length, packed=packed)
+        for module in self.model.modules():
+            if hasattr(module, "reshard"):
+                module.reshard()  # FSDP keeps the last gathered weights after a forward pass
+        self._trace = Trace(held, length, packed=packed, axes=self._axes)
         try:
-            with self._trace:
+            with self._trace.following_resizes(), self._trace:
                 yield self._trace
         finally:
             self._trace = None

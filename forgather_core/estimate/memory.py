@@ -11,10 +11,12 @@ import torch
 from ..model.build import build, enable_checkpointing
 from ..model.meta_model import Template, meta_model
 from ..options.shared import BuildOptions
+from ..parallel.mesh import Mesh
 from ..parts.linear_cross_entropy import ENOUGH_TOKENS, MAX_CHUNKS
 from ..settings.resolved_model import ResolvedModel
 from .fake_model import FakeModel, TrainingStep
 from .timeline import CACHE, BatchExtrapolation, Timeline
+from .wire import strides
 
 DTYPES = {
     "fp64": torch.float64,
@@ -41,6 +43,7 @@ class Memory:
         packed: Rows contain several documents.
         device_type: Device type that the estimate is for.
         source: The directory or template of the model; None uses the definition's code.
+        mesh: A mesh over which the model is distributed: the memory is that of this process.
     """
 
     def __init__(
@@ -56,8 +59,9 @@ class Memory:
         packed: bool = False,
         device_type: str = "cuda",
         source: Path | Template | None = None,
+        mesh: Mesh | None = None,
     ) -> None:
-        self._source = source
+        self._source, self._mesh = source, mesh
         self._resolved, self._dtype, self._checkpointing = resolved, DTYPES[precision], checkpointing
         self._attention = _TRACED.get(attention or "", attention)
         self._step = TrainingStep(optimizer, fused, full_logits, packed, precision == "mixed", device_type)
@@ -76,10 +80,13 @@ class Memory:
 
     @cached_property
     def _fake(self) -> FakeModel:
-        model = self.model()
+        model, axes = self.model(), dict[int, str]()
+        if self._mesh is not None:
+            model = self._mesh.distribute(model)
+            axes = {stride: axis for axis, stride in strides(self._mesh.sizes).items()}
         if self._checkpointing:
             enable_checkpointing(model)
-        return FakeModel(model, self._step)
+        return FakeModel(model, self._step, axes)
 
     @property
     def traced(self) -> Any:

@@ -14,13 +14,29 @@ from ..model.dtypes import parse_dtype
 from ..model.meta_model import Template
 from ..model.parameters import parameter_table
 from ..options.command_options import EstimateOptions, TestOptions, TrainingStepOptions
+from ..parallel.mesh import Mesh
 from ..runtime.partial_results import keep_partial
 from ..runtime.short_repr import Brief
 from ..settings.resolved_model import ResolvedModel
-from .devices import Device, load_devices, local_devices
+from .devices import load_devices, local_devices
+from .distributed import mesh_setup, parallel_notes, parallel_report, requested_mesh
 from .fits import Fits
 from .memory import Memory
-from .timeline import ACTIVATIONS, BUFFERS, CACHE, GRADIENTS, INPUTS, LOGITS, OPTIMIZER, WEIGHTS, Timeline
+from .on_device import on_device
+from .timeline import (
+    ACTIVATIONS,
+    BUFFERS,
+    CACHE,
+    GATHERED,
+    GRADIENTS,
+    INPUTS,
+    LOGITS,
+    OPTIMIZER,
+    REDUCED,
+    WEIGHTS,
+    Timeline,
+)
+from .wire import Wire
 
 _RESERVED = (
     "1 GiB of each device is reserved for its driver, kernel workspaces and fragmentation, which are not counted"
@@ -36,14 +52,16 @@ class Estimate(Brief):
     """Estimate of a model.
 
     Args:
-        report: Plain data: model_name, setup, parameters, training, generation, flops, notes.
+        report: Plain data: model_name, setup, parameters, training, generation, flops, notes; on a mesh, parallel.
         model: The model, on fake tensors.
         fits: Finds the limits of the model on devices.
+        wire: The communication of a device of a mesh; None for a single device.
     """
 
     report: dict[str, Any]
     model: Any
     fits: Fits
+    wire: Wire | None = None
 
 
 def estimate(
@@ -68,39 +86,53 @@ def estimate(
     """
     report_progress = on_progress or (lambda _: None)
     devices = [*load_devices(options.hardware), *local_devices()]
-    found = estimate_of(resolved, options, report_progress)
-    notes, rows = [*found.report["notes"], _RESERVED], list[dict[str, Any]]()
+    with requested_mesh(resolved) as mesh:
+        found = estimate_of(resolved, options, report_progress, mesh)
+        notes, rows = [*found.report["notes"], _RESERVED], list[dict[str, Any]]()
 
-    def keep(reason: str) -> None:
-        if on_partial is not None:
-            ended = f"ended early, after {len(rows)} of {len(devices)} devices: {reason}"
-            on_partial(found.report | {"devices": rows, "notes": [*notes, ended]})
+        def keep(reason: str) -> None:
+            if on_partial is not None:
+                ended = f"ended early, after {len(rows)} of {len(devices)} devices: {reason}"
+                on_partial(found.report | {"devices": rows, "notes": [*notes, ended]})
 
-    with keep_partial(keep):
-        for device in devices:
-            rows.append(_on_device(device, found, options, report_progress))
+        with keep_partial(keep):
+            for device in devices:
+                report_progress(device.name)
+                rows.append(on_device(device, found.report, found.fits, options, found.wire))
     return found.report | {"devices": rows, "notes": notes}
 
 
-def estimate_of(resolved: ResolvedModel, options: EstimateOptions, on_progress: OnProgress | None = None) -> Estimate:
-    """Estimate a model without devices. The arguments are those of `estimate`."""
+def estimate_of(
+    resolved: ResolvedModel, options: EstimateOptions, on_progress: OnProgress | None = None, mesh: Mesh | None = None
+) -> Estimate:
+    """Estimate a model without devices.
+
+    Args:
+        resolved: The resolved model.
+        options: The training step and the generation.
+        on_progress: Called with the name of the part being estimated.
+        mesh: A mesh over which the model is distributed: memory is that of one device.
+    """
     report_progress = on_progress or (lambda _: None)
     build = resolved.build
     report_progress("the model")
-    memory, precision = memory_of(resolved, options)
-    model = memory.traced
+    whole, precision = memory_of(resolved, options)
+    model = whole.traced
+    memory = whole if mesh is None else memory_of(resolved, options, mesh=mesh)[0]
     limit = min(getattr(model.config, "max_position_embeddings", None) or _UNLIMITED, _UNLIMITED)
     rows, length, context = options.batch_size, options.sequence_length, options.context_length or limit
     report_progress("a training step")
-    step, forward = memory.training(rows, length), memory.forward(rows, length)
+    step, forward = memory.training(rows, length), whole.forward(rows, length)
     report_progress("a generation")
     generation = memory.generation(rows, context, options.cache)
+    wire = Wire(mesh.sizes, step.collectives) if mesh is not None else None
     report = {
         "configuration": resolved.configuration.name,
         "definition": resolved.definition.name,
         "model_name": resolved.model_name,
         "setup": {
             "batch": _batch(options),
+            **({"mesh": mesh_setup(mesh, rows)} if mesh is not None else {}),
             "precision": precision,
             "optimizer": options.optimizer + (", fused with backward" if options.fuse_optim_with_backward else ""),
             "attention": build.attn_implementation or model.config._attn_implementation,
@@ -111,11 +143,13 @@ def estimate_of(resolved: ResolvedModel, options: EstimateOptions, on_progress: 
         "parameters": _parameters(model, forward, rows * length),
         "training": _training(step),
         "generation": _generation(generation, memory, rows, context),
-        "flops": _flops(step, forward, rows * length),
-        "notes": list(_notes(resolved, options, limit, context)),
+        "flops": _flops(whole.training(rows, length), forward, rows * length),
+        "notes": [*_notes(resolved, options, limit, context), *(parallel_notes() if mesh is not None else ())],
     }
+    if wire is not None:
+        report["parallel"] = parallel_report(wire, step, rows)
     fits = Fits(memory, rows=rows, length=length, limit=limit, cache=options.cache)
-    return Estimate(report, model, fits)
+    return Estimate(report, model, fits, wire)
 
 
 def memory_of_step(resolved: ResolvedModel, template: Template) -> dict[str, Any]:
@@ -133,7 +167,12 @@ def memory_of_step(resolved: ResolvedModel, template: Template) -> dict[str, Any
 
 
 def memory_of(
-    resolved: ResolvedModel, options: EstimateOptions, source: Path | Template | None = None, *, packed: bool = False
+    resolved: ResolvedModel,
+    options: EstimateOptions,
+    source: Path | Template | None = None,
+    *,
+    packed: bool = False,
+    mesh: Mesh | None = None,
 ) -> tuple[Memory, str]:
     """Return the memory of a model, and its precision: fp32, bf16, fp16, mixed or fp64.
 
@@ -142,6 +181,7 @@ def memory_of(
         options: The training step.
         source: The directory or template of the model; None uses the definition's code.
         packed: Rows contain several documents.
+        mesh: A mesh over which the model is distributed.
     """
     precision, build = _precision(resolved, options), resolved.build
     memory = Memory(
@@ -155,6 +195,7 @@ def memory_of(
         packed=packed,
         device_type="cuda" if build.device == "meta" else build.device.partition(":")[0],
         source=source,
+        mesh=mesh,
     )
     return memory, precision
 
@@ -207,7 +248,7 @@ def _parameters(model: Any, forward: Timeline, tokens: int) -> dict[str, Any]:
 def _training(step: Timeline) -> dict[str, Any]:
     """Return the peak memory by kind, in the customary order."""
     peak = step.peak
-    order = (WEIGHTS, GRADIENTS, OPTIMIZER, ACTIVATIONS, LOGITS, BUFFERS, INPUTS)
+    order = (WEIGHTS, GRADIENTS, OPTIMIZER, GATHERED, REDUCED, ACTIVATIONS, LOGITS, BUFFERS, INPUTS)
     return {
         "peak": peak.bytes,
         "phase": peak.phase,
@@ -244,34 +285,6 @@ def _flops(step: Timeline, forward: Timeline, tokens: int) -> dict[str, float]:
         "training": 3 * (weights + attention),
         "computed": computed,
         "step": computed * tokens,
-    }
-
-
-def _on_device(
-    device: Device, found: Estimate, options: EstimateOptions, report_progress: OnProgress
-) -> dict[str, Any]:
-    """Return the limits of the model on a device, and its speed if the FLOP/s and bandwidth of the device are known."""
-    report_progress(device.name)
-    rows, length, fits, report = options.batch_size, options.sequence_length, found.fits, found.report
-    speed, fitting = device.flops_in(report["setup"]["precision"]), fits.step_fits(device)
-    seconds = report["flops"]["step"] / (speed * options.mfu) if speed is not None and fitting else None
-    generation, context = report["generation"], fits.longest_generation(device)
-    bytes_per_token = generation["weights"] + generation["cache"]  # each decoded token reads both once
-    return {
-        "name": device.name,
-        "memory": device.memory,
-        "fits": fitting,
-        "batch": fits.max_rows(device),
-        "sequence_length": fits.longest(device),
-        "step_seconds": seconds,
-        "tokens_per_second": rows * length / seconds if seconds else None,
-        "context_length": context,
-        "decode_tokens_per_second": (
-            rows * device.bandwidth / bytes_per_token
-            if device.bandwidth and context >= generation["context_length"]
-            else None
-        ),
-        "source": device.source,
     }
 
 

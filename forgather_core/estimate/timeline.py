@@ -8,8 +8,11 @@ from functools import cached_property
 
 import torch
 
+from .collectives import Collective
+
 WEIGHTS, BUFFERS, GRADIENTS, OPTIMIZER = "weights", "buffers", "gradients", "optimizer"
 ACTIVATIONS, LOGITS, INPUTS, CACHE = "activations", "logits and loss", "inputs", "cache"
+GATHERED, REDUCED = "gathered weights", "reduce buffers"  # of a sharded model
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Timeline:
         phases: Number of events before each phase, by name, in order.
         flops: FLOPs of matrix products by phase and operands: "weights", or "attention" (both operands are
             activations).
+        collectives: The collective operations of a distributed model, in order.
     """
 
     held: Mapping[str, int]
@@ -47,6 +51,7 @@ class Timeline:
     events: Sequence[int]
     phases: Mapping[str, int]
     flops: Mapping[tuple[str, str], int]
+    collectives: Sequence[Collective] = ()
 
     @property
     def held_bytes(self) -> int:

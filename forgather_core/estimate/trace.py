@@ -3,6 +3,9 @@
 torch's fake tensors go through the same operators as real tensors of their device, including the choice of an attention
 kernel, autocast and recomputation. A dispatch mode records every result, and a weak reference to its storage records
 when it is freed. Workspaces that a kernel allocates internally are not recorded.
+
+Of a distributed model, one process runs. The operators and storages are those of its local tensors, and each collective
+operation is recorded.
 """
 
 from __future__ import annotations
@@ -15,11 +18,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass_type
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from .timeline import ACTIVATIONS, BUFFERS, WEIGHTS, Timeline
+from .collectives import Collective, collective_of
+from .timeline import ACTIVATIONS, BUFFERS, GATHERED, GRADIENTS, REDUCED, WEIGHTS, Timeline
 
 aten: Any = torch.ops.aten
 
@@ -31,14 +35,23 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         held: Tensors that exist before, by kind; storages shared by tied tensors count once.
         length: Tokens per row. Fake tensors have no values: a program that reads an integer tensor gets this number.
         packed: Whether rows are packed. A program that reads a boolean tensor gets this value.
+        axes: The axis of a mesh by the distance between the ranks of its groups; empty for a single device.
     """
 
-    def __init__(self, held: Mapping[str, Iterable[Tensor]], length: int, *, packed: bool = False) -> None:
+    def __init__(
+        self,
+        held: Mapping[str, Iterable[Tensor]],
+        length: int,
+        *,
+        packed: bool = False,
+        axes: Mapping[int, str] | None = None,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.kind = ACTIVATIONS  # of storages allocated from now on
         self._length, self._packed = length, packed
         self._held: dict[str, int] = {}
-        self._known: dict[int, Any] = {}  # by address: number of the storage, or None if it is held
+        # By address: number of the storage, 0 if it is empty, or None if it is held.
+        self._known: dict[int, Any] = {}
         self._alive: dict[int, Any] = {}  # weak references, or the storage itself if it is held
         self._sizes: list[int] = []
         self._kinds: list[str] = []
@@ -46,9 +59,10 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._phases: dict[str, int] = {}
         self._flops: dict[tuple[str, str], int] = {}
         self._weights: set[int] = set()
+        self._axes, self._collectives = axes or {}, list[Collective]()
         for kind, tensors in held.items():
             for tensor in tensors:
-                storage = tensor.untyped_storage()
+                storage = _storage(tensor)
                 if storage._cdata not in self._known:
                     self._known[storage._cdata], self._alive[storage._cdata] = None, storage
                     self._held[kind] = self._held.get(kind, 0) + storage.nbytes()
@@ -70,8 +84,8 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def mark(self, tensor: Tensor, kind: str) -> None:
         """Assign a kind to an existing tensor."""
-        number = self._known.get(tensor.untyped_storage()._cdata)
-        if number is not None:
+        number = self._known.get(_storage(tensor)._cdata)
+        if number:
             self._kinds[number - 1] = kind
 
     def timeline(self) -> Timeline:
@@ -83,10 +97,29 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             tuple(self._events),
             dict(self._phases),
             dict(self._flops),
+            tuple(self._collectives),
         )
+
+    @contextmanager
+    def following_resizes(self) -> Iterator[None]:
+        """Record the storages that are resized within the block: FSDP frees and allocates gathered weights so."""
+        resize = torch.UntypedStorage.resize_
+
+        def recorded(storage: Any, size: int) -> Any:
+            result = resize(storage, size)
+            self._resized(storage)
+            return result
+
+        torch.UntypedStorage.resize_ = recorded  # type: ignore[method-assign, assignment]
+        try:
+            yield
+        finally:
+            torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if any(map(is_traceable_wrapper_subclass_type, types)):
+            return NotImplemented  # torch calls this method again with the local tensors
         if func is aten._local_scalar_dense.default:
             return self._scalar(args[0].dtype)
         result = func(*args, **kwargs)
@@ -97,7 +130,18 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if count is not None:
             key = (next(reversed(self._phases), ""), self._operand_kind(func._overloadpacket, args))
             self._flops[key] = self._flops.get(key, 0) + count(*args, **kwargs, out_val=result)
+        if self._axes:
+            self._record_collective(func, args)
         return result
+
+    def _record_collective(self, func: Any, args: Any) -> None:
+        found = collective_of(func, args, self._axes, next(reversed(self._phases), ""))
+        if found is not None:
+            self._collectives.append(found)
+        name = func._schema.name
+        for tensors, kind in _COLLECTIVE_KINDS.get(name, ()):
+            for tensor in tree_leaves(args[tensors]):
+                self.mark(tensor, kind)
 
     def _scalar(self, dtype: torch.dtype) -> bool | int | float:
         if dtype == torch.bool:
@@ -105,25 +149,57 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return 1.0 if dtype.is_floating_point else self._length
 
     def _record(self, storage: Any) -> None:
+        if storage._cdata not in self._known:
+            self._watch(storage)
+            self._allocate(storage, self.kind)
+
+    def _watch(self, storage: Any) -> None:
         address = storage._cdata
-        if address in self._known:
-            return
-        self._sizes.append(storage.nbytes())
-        self._kinds.append(self.kind)
-        number = self._known[address] = len(self._sizes)
-        self._events.append(number)
 
         def freed(_: Any) -> None:
-            del self._known[address], self._alive[address]
-            self._events.append(-number)
+            del self._alive[address]
+            if number := self._known.pop(address):
+                self._events.append(-number)
 
-        self._alive[address] = weakref.ref(storage, freed)
+        self._known[address], self._alive[address] = 0, weakref.ref(storage, freed)
+
+    def _allocate(self, storage: Any, kind: str) -> None:
+        self._sizes.append(storage.nbytes())
+        self._kinds.append(kind)
+        number = self._known[storage._cdata] = len(self._sizes)
+        self._events.append(number)
+
+    def _resized(self, storage: Any) -> None:
+        number = self._known.get(storage._cdata, 0)
+        if number is None:
+            return
+        if storage._cdata not in self._known:
+            self._watch(storage)
+        if number:
+            self._events.append(-number)
+            self._known[storage._cdata] = 0
+        if storage.nbytes():
+            self._allocate(storage, GATHERED)
 
     def _operand_kind(self, packet: Any, args: Any) -> str:
         if packet in (aten.mm, aten.addmm, aten.addmm_, aten._scaled_mm):
             return "weights"
         operands = [arg for arg in args if isinstance(arg, Tensor)]
         return "weights" if any(x.untyped_storage()._cdata in self._weights for x in operands) else "attention"
+
+
+def _storage(tensor: Tensor) -> Any:
+    """Return the storage of a tensor, or of the local part of a distributed one."""
+    local: Tensor = getattr(tensor, "_local_tensor", tensor)
+    return local.untyped_storage()
+
+
+# FSDP's operators by name: the arguments whose storages have a kind.
+_COLLECTIVE_KINDS: Mapping[str, tuple[tuple[int, str], ...]] = {
+    "c10d::_allgather_base_": ((0, GATHERED), (1, GATHERED)),
+    "c10d::_reduce_scatter_base_": ((0, REDUCED), (1, REDUCED)),
+    "fsdp::chunk_cat": ((0, GRADIENTS),),  # the gradients of whole layers, before they are reduced
+}
 
 
 def _flop_counter(packet: Any) -> Callable[..., int] | None:

@@ -70,7 +70,7 @@ class Mesh:
             )
         local = here.local_rank if here is not None else dist.get_rank()
         place = _device_of(device, local)
-        _refuse_old_transformers()
+        refuse_old_transformers()
         if not dist.is_initialized():
             bound = place if place.type == "cuda" else None  # spares NCCL a guess
             dist.init_process_group(_BACKENDS[place.type], timeout=_TIMEOUT, device_id=bound)
@@ -78,7 +78,9 @@ class Mesh:
         # It warns that the norm of a gradient is summed over one axis after the other.
         logging.getLogger("torch.distributed.tensor").setLevel(logging.ERROR)
         processes = Processes(dist.get_rank(), count, place)
-        return cls(sizes, processes, here.local_processes if here is not None else count, _manager(sizes, place.type))
+        return cls(
+            sizes, processes, here.local_processes if here is not None else count, mesh_manager(sizes, place.type)
+        )
 
     @property
     def device(self) -> torch.device:
@@ -155,7 +157,12 @@ def _device_of(device: str, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def _refuse_old_transformers() -> None:
+def refuse_old_transformers() -> None:
+    """Refuse a transformers release that cannot distribute a model.
+
+    Raises:
+        BuildError: It is too old.
+    """
     from transformers import PreTrainedModel, __version__
 
     if not hasattr(PreTrainedModel, "maybe_distribute_model"):
@@ -163,7 +170,7 @@ def _refuse_old_transformers() -> None:
         raise BuildError(problem, option=_FLAG, hint="pip install --upgrade transformers")
 
 
-def _manager(sizes: ParallelSizes, kind: str) -> Any:
+def mesh_manager(sizes: ParallelSizes, kind: str) -> Any:
     """Return transformers' view of the mesh. Its own function ignores `--device`: it takes the first accelerator."""
     from torch.distributed.device_mesh import init_device_mesh
     from transformers.distributed.utils import TransformersDeviceMesh

@@ -165,13 +165,14 @@ class BlockwiseAdam(torch.optim.Optimizer):
         for parameter in (p for group in self.param_groups for p in group["params"] if p.grad is not None):
             if self.state[parameter]:
                 continue
-            small = parameter.numel() < self.smallest
+            local = getattr(parameter, "_local_tensor", parameter)  # this process's part of a sharded parameter
+            small = local.numel() < self.smallest
             dtype = torch.float32 if small else torch.uint8
             for moment in ("state1", "state2"):
-                self.state[parameter][moment] = torch.zeros_like(parameter, dtype=dtype)
+                self.state[parameter][moment] = torch.zeros_like(local, dtype=dtype)
                 if not small:
-                    blocks = -(-parameter.numel() // self.block)
-                    scales = torch.zeros(blocks, dtype=torch.float32, device=parameter.device)
+                    blocks = -(-local.numel() // self.block)
+                    scales = torch.zeros(blocks, dtype=torch.float32, device=local.device)
                     self.state[parameter][f"absmax_{moment}"] = scales
 
 

@@ -28,6 +28,7 @@ def estimate(report: Mapping[str, Any]) -> Content:
             columns(_memory(report), stack(parameter_chart(parameters), _counts(parameters))),
             columns(_shares(report), _speeds(devices, setup)),
             *([_devices(devices, setup)] if devices else []),
+            *_parallel(report),
             columns(_flops(report["flops"]), card("Assumptions", facts({**setup, "mfu": f"{setup['mfu']:.0%}"}))),
             parameter_table(parameters),
         ],
@@ -115,6 +116,36 @@ def _devices(devices: Sequence[Mapping[str, Any]], setup: Mapping[str, Any]) -> 
         f"{setup['mfu']:.0%} MFU; context length: longest cache; decode/s: decoded tokens/s, limited by bandwidth"
     )
     return card("Devices", table(heads, rows, right=(1, 3, 4, 5, 6, 7, 8), name="devices"), lead=legend)
+
+
+def _parallel(report: Mapping[str, Any]) -> list[Html]:
+    """Return the communication of a device of a mesh, and its time on each device."""
+    if "parallel" not in report:
+        return []
+    parallel, found = report["parallel"], [device for device in report["devices"] if device["wire_seconds"]]
+    heads = ("axis", "collective", "phase", "calls", "payload", "on the wire")
+    rows = [
+        (row["axis"], row["kind"], row["phase"], f"{row['calls']:,}", bytes_of(row["payload"]), bytes_of(row["bytes"]))
+        for row in parallel["collectives"]
+    ]
+    lead = f"{parallel['mesh']}: each device sends and receives {bytes_of(parallel['bytes'])} in a step"
+    cards = [card("Communication", table(heads, rows, right=(3, 4, 5), name="communication"), lead=lead)]
+    if found:
+        axes = list(found[0]["wire_seconds"])
+        times = [
+            (
+                link(device["node_source"], device["name"]) if device["node_source"] else brief(device["name"]),
+                seconds_of(device["step_seconds"]),
+                *(seconds_of(device["wire_seconds"][axis]) for axis in axes),
+                seconds_of(sum(device["wire_seconds"].values())),
+            )
+            for device in found
+        ]
+        titles = ("device", "compute", *(f"wire, {axis}" for axis in axes), "wire, all")
+        right = range(1, len(titles))
+        lead = "Bytes on the wire / link speed, without latency and overlap"
+        cards.append(card("Time of a step", table(titles, times, right=tuple(right), name="wire"), lead=lead))
+    return cards
 
 
 def _most(value: int | None) -> str:

@@ -42,7 +42,10 @@ def test_a_user_file_replaces_the_shipped_devices(tmp_path: Path) -> None:
         ("", "expected a mapping from device names"),
         ("- a", "expected a mapping from device names"),
         ("Mine: 5", "1:1: Mine: expected a mapping with memory, bandwidth and flops"),
-        ("\nMine: {memory: 1, memroy: 2}", "2:1: Mine: unknown key 'memroy'; use bandwidth, flops, memory, source"),
+        (
+            "\nMine: {memory: 1, memroy: 2}",
+            "2:1: Mine: unknown key 'memroy'; use bandwidth, flops, link, memory, network, node, node_source, source",
+        ),
         ("Mine: {bandwidth: 1}", "memory is missing"),
         ("Mine: {memory: -1}", "memory must be a number above zero, got '-1'"),
         ("Mine: {memory: big}", "memory must be a number above zero, got 'big'"),

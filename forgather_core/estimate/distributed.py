@@ -1,0 +1,69 @@
+"""The estimate of a model that is distributed over a mesh of devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from ..options.parallel import parallel_sizes
+from ..parallel.mesh import Mesh
+from ..parallel.simulated import simulated_mesh
+from ..parallel.splits import check_split
+from ..settings.resolved_model import ResolvedModel
+from .timeline import Timeline
+from .wire import Wire
+
+
+@contextmanager
+def requested_mesh(resolved: ResolvedModel) -> Iterator[Mesh | None]:
+    """Provide the mesh that `--parallel` names, as its first process; None if it names a single device.
+
+    Args:
+        resolved: The resolved model.
+
+    Raises:
+        ConfigurationError: The value gives no size to one of its kinds.
+        BuildError: The model cannot be split over the mesh.
+    """
+    text = resolved.build.parallel
+    sizes = parallel_sizes(text) if text is not None else None
+    if sizes is None or sizes.processes == 1:
+        yield None
+        return
+    check_split(resolved.config, getattr(resolved.definition.config_class(), "base_model_tp_plan", None) or {}, sizes)
+    with simulated_mesh(sizes) as mesh:
+        yield mesh
+
+
+def mesh_setup(mesh: Mesh, rows: int) -> str:
+    """Return the mesh and the batch of all its devices for the setup of a report."""
+    return f"{mesh.sizes}: {mesh.sizes.processes} devices, {rows * mesh.sizes.data:,} rows in all"
+
+
+def parallel_report(wire: Wire, step: Timeline, rows: int) -> dict[str, Any]:
+    """Return the mesh and its communication as plain data.
+
+    Args:
+        wire: The communication of a device.
+        step: The training step of a device.
+        rows: Batch size of each data-parallel process.
+    """
+    sizes = wire.sizes
+    return {
+        "mesh": str(sizes),
+        "devices": sizes.processes,
+        **asdict(sizes),
+        "rows": rows * sizes.data,
+        "flops": sum(step.flops.values()),
+        "collectives": wire.report(),
+        "bytes": wire.total(),
+    }
+
+
+def parallel_notes() -> Iterator[str]:
+    """Yield the assumptions of the estimate of a mesh."""
+    yield "batch sizes are those of each data-parallel process; the devices of a tp group share its rows"
+    yield "memory is that of the first device of the mesh, whose part is the largest"
+    yield "time on the wire is bytes / link speed: latency, and overlap with compute, are not modelled"

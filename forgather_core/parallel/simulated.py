@@ -1,0 +1,49 @@
+"""The first process of a device mesh, without the others: its collective operations send nothing."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ..errors import BuildError
+from ..options.parallel import ParallelSizes
+from .mesh import Mesh, mesh_manager, refuse_old_transformers
+from .processes import Processes
+
+
+@contextmanager
+def simulated_mesh(sizes: ParallelSizes) -> Iterator[Mesh]:
+    """Pretend to be the first process of a mesh, which has the largest parts of all; provide the mesh.
+
+    Args:
+        sizes: The sizes of the mesh.
+
+    Raises:
+        BuildError: This process belongs to other processes already, or torch or transformers cannot distribute models.
+    """
+    import torch.distributed as dist
+
+    if not dist.is_available():
+        problem = "requires torch with torch.distributed"
+        raise BuildError(problem, option="--parallel", hint="install another build of torch")
+    if dist.is_initialized():
+        problem = "requires a process without torch.distributed's process group"
+        raise BuildError(problem, option="--parallel", hint="call it before init_process_group")
+    refuse_old_transformers()
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    logger = logging.getLogger("torch.distributed.tensor")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns about the sum of a gradient's norm
+    with warnings.catch_warnings(action="ignore"):
+        dist.init_process_group("fake", rank=0, world_size=sizes.processes, store=FakeStore())
+        try:
+            processes = Processes(0, sizes.processes, torch.device("cpu"))
+            yield Mesh(sizes, processes, 1, mesh_manager(sizes, "cpu"))
+        finally:
+            dist.destroy_process_group()
+            logger.setLevel(level)
