@@ -22,9 +22,14 @@ def test_every_shipped_device_is_complete_and_has_a_source() -> None:
         assert bf16 is not None
         assert bf16 > fp32
         assert device.flops_in("mixed") == bf16
+        assert device.node is not None
+        assert device.link is not None
+        assert (device.network is None) == (device.node_source is None)
+        assert device.network is None or device.network < device.link
     h100 = next(d for d in devices if d.name.startswith("H100"))
     assert h100.flops_in("bf16") == 989e12
     assert h100.bandwidth == 3350e9
+    assert (h100.node, h100.link, h100.network) == (8, 450e9, 50e9)
 
 
 def test_a_user_file_replaces_the_shipped_devices(tmp_path: Path) -> None:
@@ -33,6 +38,7 @@ def test_a_user_file_replaces_the_shipped_devices(tmp_path: Path) -> None:
     (mine,) = load_devices(file)
     assert (mine.name, mine.memory, mine.bandwidth, mine.source) == ("Mine", 2**29, None, None)
     assert mine.flops_in("fp32") is None
+    assert mine.node is mine.link is mine.network is mine.node_source is None
     assert mine.flops_in("mixed") == 1e13
 
 
@@ -55,6 +61,9 @@ def test_a_user_file_replaces_the_shipped_devices(tmp_path: Path) -> None:
         ("Mine: {memory: 1, flops: 5}", "flops must be a mapping with fp32 and bf16"),
         ("Mine: {memory: 1, flops: {fp8: 5}}", "flops must be a mapping with fp32 and bf16"),
         ("Mine: {memory: 1, flops: {bf16: fast}}", "flops of bf16 must be a number above zero, got 'fast'"),
+        ("Mine: {memory: 1, link: 5}", "link and network require node"),
+        ("Mine: {memory: 1, node: 8, link: fast}", "link must be a number above zero, got 'fast'"),
+        ("Mine: {memory: 1, node: 1.5}", "node must be a whole number of devices, got '1.5'"),
         ("Mine: {memory: 1}\nMine: {memory: 2}", "Mine"),
         ("a: [", ""),
     ],
