@@ -192,9 +192,9 @@ def main() -> int:
         print(json.dumps([found | measurements for measurements in measured(setting)]))
         return 0
     print(machine(), flush=True)
-    row = "{:26}{:>5}{:>10}" + 3 * "{:>10}{:>7}"
+    row = "{:27}{:>5}{:>10}" + 3 * "{:>10}{:>7}"
     if options.markdown:
-        row = "| {:26} | {:>4} | {:>8} |" + 3 * " {:>8} | {:>5} |"
+        row = "| {:27} | {:>4} | {:>8} |" + 3 * " {:>8} | {:>5} |"
     print(row.format("setting", "rank", "estimate", "model", "ratio", "gloo", "ratio", "resident", "ratio"))
     if options.markdown:
         print("|---|" + 8 * "--:|")

@@ -43,7 +43,7 @@ class Collective:
 
 
 class _Operator(NamedTuple):
-    """Where an operator has its arguments.
+    """The arguments of an operator.
 
     Args:
         kind: The kind of collective.

@@ -43,6 +43,35 @@ def test_an_estimate_writes_nothing_and_shows_all_sections(cli: Cli, hardware: s
     assert [p.name for p in Path().iterdir()] == ["devices.yaml"]
 
 
+def test_a_device_of_a_mesh_has_communication(cli: Cli) -> None:
+    Path("linked.yaml").write_text("Linked: {memory: 2, flops: {fp32: 1}, node: 2, link: 100, network: 10}\n")
+    words = (*LLAMA, *SMALL, "--num-hidden-layers", "1", "--hardware=linked.yaml")
+    done = cli(*words, "estimate", "--parallel", "fsdp=2,tp=2", "-o", "e.html")
+    assert (done.code, "Communication" in Path("e.html").read_text()) == (0, True)
+    done = cli(*words, "estimate", "--parallel", "fsdp=2,tp=2")
+    assert (done.code, done.err) == (0, "")
+    for part in ("fsdp=2,tp=2: 4 devices", "gathered weights", "reduce-scatter", "wire, tp", "not modelled"):
+        assert part in done.out
+    _, _, communication = done.out.partition("Communication")
+    table, _, _ = communication.partition("Fits on")
+    assert all(len(line) <= 80 for line in table.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("mesh", "text"),
+    [
+        ("fsdp", "--parallel must give the number of processes of fsdp; got 'fsdp': use fsdp=2, for example"),
+        ("tp=3", "--parallel: tp=3 cannot split 4 heads: use tp=1, tp=2 or tp=4"),
+        ("pp=2", "--parallel: expected ddp, fsdp, tp, or sizes such as fsdp=2,tp=2; got 'pp=2'"),
+    ],
+)
+def test_an_impossible_mesh_is_refused_in_one_line(cli: Cli, mesh: str, text: str) -> None:
+    done = cli(*LLAMA, "estimate", "--parallel", mesh)
+    assert done.code == 2
+    assert text in done.err
+    assert done.err.count("\n") == 1
+
+
 @pytest.mark.slow
 def test_options_of_the_step_and_of_the_build_count(cli: Cli, hardware: str) -> None:
     def training(*words: str) -> dict[str, int]:

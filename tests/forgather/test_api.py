@@ -130,9 +130,21 @@ def test_estimate_and_compare(small: fg.ResolvedModel) -> None:
     assert estimate.parameters == report["parameters"]["total"]
     assert estimate.training_memory == report["training"]["peak"] > 0
     assert estimate.flops_per_token == report["flops"]["training"] > 0
+    assert estimate.parallel is None
+    assert estimate.wire_bytes == 0
     comparison = fg.compare(small, "qwen3/4M", batch_size=1, sequence_length=16)
     assert comparison.models == ("llama/4M", "qwen3/4M")
     assert comparison.differences["hidden_size"] == [32, 256]
+
+
+def test_estimate_of_a_device_of_a_mesh() -> None:
+    short = {"num_hidden_layers": 1, "hidden_size": 32, "max_position_embeddings": 16, "sequence_length": 16}
+    whole, part = (fg.estimate("llama", **short, batch_size=1, parallel=mesh) for mesh in (None, "fsdp=2"))
+    assert part.parallel is not None
+    assert (part.parallel["mesh"], part.parallel["devices"]) == ("fsdp=2", 2)
+    assert part.wire_bytes == part.parallel["bytes"] > 0
+    assert part.parameters == whole.parameters
+    assert part.to_dict()["training"]["weights"] == whole.to_dict()["training"]["weights"] / 2
 
 
 def test_options_of_a_definition_apply_to_the_first_model() -> None:
