@@ -129,10 +129,12 @@ class BuildOptions:
         "sizes, such as fsdp=2,tp=2 (default: ddp)",
         group=PARALLEL,
         metavar="SIZES",
-        commands=WRITING_AND_SHOW,
+        commands=(*WRITING_AND_SHOW, "estimate"),
         requirements=(REAL_DEVICE,),
         check=parallel_parts,
         helps={
+            "estimate": "Estimate a device of a mesh: ddp=N (copies), fsdp=N (shards), tp=N (parts of layers), such as "
+            "fsdp=8,tp=2",
             "verify": "Also compare processes of a mesh with a single one: ddp=N, fsdp=N, tp=N, such as fsdp=2,tp=2",
         },
     )

@@ -30,7 +30,7 @@ SCOPES: dict[str, set[str]] = {
     "--tokenizer bytes": set(COMMANDS), "--chat-template chatml": WRITTEN, "--device cpu": COMPUTED,
     "--dtype bfloat16": COMPUTED, "--no-init-weights": BUILT, "--seed 3": WRITTEN,
     "--attn-implementation eager": COMPUTED, "--gradient-checkpointing": COMPUTED, "--load-from-checkpoint c": BUILT,
-    "--parallel fsdp=2": WRITTEN, "--nproc-per-node 2": WRITTEN - {SHOW},
+    "--parallel fsdp=2": {*WRITTEN, ESTIMATE}, "--nproc-per-node 2": WRITTEN - {SHOW},
     "--verify-checksums": BUILT, "--ignore-mismatched-sizes": BUILT,
     "--save-checkpoint": ON_REQUEST, "--safetensors": ON_REQUEST, "--max-shard-size 1MB": ON_REQUEST,
     "--refresh-model": WRITTEN - {SHOW}, "--keep": WRITTEN - {SHOW}, "--force": WRITTEN - {SHOW},

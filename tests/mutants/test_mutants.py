@@ -46,7 +46,6 @@ def test_names_are_unique() -> None:
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
 
 
-# Its mistakes are in copies of transformers' models (`copies.py`).
 # These have mistakes of their own: tests/mutants/copies.py, tests/core/checks/test_parallel_agreement.py.
 WITH_OWN_MISTAKES = {"other-implementation", "parallel-agreement"}
 
