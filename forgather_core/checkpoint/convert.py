@@ -22,7 +22,7 @@ from ..options.spec import did_you_mean
 from .carried import copy_others
 from .formats.fp8 import DTYPES as FP8
 from .formats.fp8 import ScaledTensor
-from .formats.layout import BIN, SAFETENSORS, Format, parse_size
+from .formats.layout import BIN, DISTCP, METADATA, SAFETENSORS, Format, parse_size
 from .formats.stored import CastTensor, FileTensor, StoredTensor
 from .read.quantized import (
     QUANTIZATION_KEYS,
@@ -62,7 +62,8 @@ def convert_checkpoint(
         source: A directory, a weight file, an index, or a Hub repository (`owner/name`).
         target: A new directory, which also receives the other files of the source and its subdirectories without
             weights; or the source itself, to convert in place.
-        format: `safetensors` or `bin`; None keeps the source's format.
+        format: `safetensors` or `bin`; None keeps the source's format, and is `safetensors` for a torch distributed
+            checkpoint.
         dtype: Floating-point dtype that replaces the most common dtype of the checkpoint. Tensors of any other dtype,
             such as float32 norms among bfloat16 weights, are unchanged.
         keep: Regular expression. Tensors keep their dtype if it matches any part of their name.
@@ -77,7 +78,7 @@ def convert_checkpoint(
     limit = parse_size(max_shard_size)
     destination = expanded(target)
     with Checkpoint.open(expanded(source)) as checkpoint:
-        origin = checkpoint.entry.parent
+        origin = checkpoint.directory
         in_place = destination.is_dir() and origin.samefile(destination)
         if not in_place:
             refuse_working_directory(destination)
@@ -85,11 +86,11 @@ def convert_checkpoint(
             tensor.check()
         if verify_checksums:
             checkpoint.verify(on_verify)
-        chosen = _format(format) if format is not None else checkpoint.format
+        chosen = _format(format) if format is not None else _default_format(checkpoint)
         quantization = quantization_of(checkpoint)
         refuse_packed(quantization, checkpoint.path)
         tensors, notes = _converted(checkpoint, dtype, keep, quantization)
-        job = Job(tensors, chosen, limit, on_progress, notes=(*notes, *_shared_notes(checkpoint)))
+        job = Job(tensors, chosen, limit, on_progress, notes=(*checkpoint.notes, *notes, *_shared_notes(checkpoint)))
         if quantization is not None and dtype is not None and in_place:
             hint = "choose a new target directory"
             problem = "is quantized (fp8) and cannot be dequantized in place"
@@ -105,6 +106,10 @@ def _format(name: str) -> Format:
         problem = f"must be one of {', '.join(FORMATS)}; got '{name}'"
         raise CheckpointError(problem, option="--format", hint=did_you_mean(name, FORMATS))
     return FORMATS[name]
+
+
+def _default_format(checkpoint: Checkpoint) -> Format:
+    return SAFETENSORS if checkpoint.format is DISTCP else checkpoint.format
 
 
 def _convert_to_new(job: Job, origin: Path | None, destination: Path) -> SaveReport:
@@ -124,7 +129,7 @@ def _refuse_existing(destination: Path) -> None:
 def _copy_others(origin: Path, staging: Path, job: Job) -> tuple[str, ...]:
     """Copy the files other than weights, with a config.json that matches the new weights; return notes."""
     _refuse_large_config(origin)
-    notes = copy_others(origin, staging, superseded(origin))
+    notes = copy_others(origin, staging, superseded(origin) | _distributed_files(origin))
     dtype = main_dtype(job.tensors)
     if config_update(None, origin, dtype) is ConfigUpdate.DTYPE:
         (staging / CONFIG).unlink()
@@ -132,6 +137,12 @@ def _copy_others(origin: Path, staging: Path, job: Job) -> tuple[str, ...]:
     if not _has_fp8(job.tensors):
         _remove_quantization(staging / CONFIG)
     return notes
+
+
+def _distributed_files(directory: Path) -> set[str]:
+    """Return the names of the files of a torch distributed checkpoint, which are not copied."""
+    names = {entry.name for entry in directory.iterdir() if entry.name.endswith(DISTCP.suffix)}
+    return names | {METADATA} if names else names
 
 
 def _refuse_large_config(directory: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from ..filesystem.atomic import is_touched
 from ..filesystem.printable import dtype_of, printable_name, truncated_list
 from .formats.checksum import KEYS
-from .formats.layout import BIN, SAFETENSORS, weight_files
+from .formats.layout import BIN, METADATA, SAFETENSORS, weight_files
 from .read.quantized import quantization_of
 from .read.reader import ByteProgress, Checkpoint
 from .write.companions import ConfigUpdate, config_update
@@ -40,7 +40,7 @@ def inspect_checkpoint(
         verified = checkpoint.verify(on_progress) if verify_checksums else None
         quantization = quantization_of(checkpoint)
         checksums = checkpoint.checksums
-        per_file = Counter(checkpoint.file_of(name) for name in checkpoint)
+        per_file = Counter(file for name in checkpoint for file in checkpoint.files_of(name))
         dtypes: Counter[str] = Counter()
         for tensor in checkpoint.values():
             dtypes[dtype_of(tensor.dtype)] += prod(tensor.shape)
@@ -74,7 +74,7 @@ def inspect_checkpoint(
                 }
                 for name, tensor in checkpoint.items()
             ],
-            "notes": [*_notes(checkpoint, bool(verified)), *_directory_notes(checkpoint)],
+            "notes": [*checkpoint.notes, *_notes(checkpoint, bool(verified)), *_directory_notes(checkpoint)],
         }
 
 
@@ -115,13 +115,15 @@ def _notes(checkpoint: Checkpoint, verified: bool) -> list[str]:
 
 def _directory_notes(checkpoint: Checkpoint) -> list[str]:
     """Return notes about other files in the directory that affect this checkpoint."""
-    directory = checkpoint.entry.parent
+    directory = checkpoint.directory
     used = {checkpoint.entry.name, *checkpoint.files}
     notes = []
     for entry, files in weight_files(directory).items():
         if entry != checkpoint.entry.name:
             notes.append(f"{entry} is another checkpoint in this directory; loaders prefer {checkpoint.entry.name}")
         used |= set(files)
+    if checkpoint.entry.name != METADATA and (directory / METADATA).is_file():
+        notes.append(f"{METADATA} is another checkpoint in this directory; loaders prefer {checkpoint.entry.name}")
     stray = sorted(
         name for name in _names(directory) - used if any(f.generation(name) is not None for f in (SAFETENSORS, BIN))
     )

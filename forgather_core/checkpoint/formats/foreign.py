@@ -128,9 +128,14 @@ _CONTENTS: tuple[tuple[_Matches, str, str], ...] = (
         "convert it with zero_to_fp32.py, which DeepSpeed saves in the same directory",
     ),
     (
-        _name_matches(r".*\.distcp|\.metadata|pytorch_model_fsdp_\d+"),
-        "holds a torch distributed checkpoint ({0})",
-        "convert it with 'python -m torch.distributed.checkpoint.format_utils dcp_to_torch DIR pytorch_model.bin'",
+        _name_matches(r".*\.distcp|__\d+\.metadata"),
+        "holds a torch distributed checkpoint without .metadata ({0}), whose save has not ended",
+        "copy .metadata too, or name an older checkpoint",
+    ),
+    (
+        _name_matches(r"pytorch_model_fsdp_\d+"),
+        "holds torch distributed checkpoints of several models",
+        "name one of them, such as {0}",
     ),
     (
         _name_matches(r"tf_model.*\.h5|.*\.ckpt\.index|saved_model\.pb"),
@@ -155,7 +160,7 @@ _CONTENTS: tuple[tuple[_Matches, str, str], ...] = (
         "name a file in it, such as {0}",
     ),
 )
-_STEP = re.compile(r"checkpoint-(\d+)")
+_STEP = re.compile(r"(?:checkpoint|step)-(\d+)")
 
 
 def describe_directory(directory: Path) -> Foreign | None:

@@ -67,9 +67,13 @@ class Format:
 
 SAFETENSORS = Format("model", ".safetensors")
 BIN = Format("pytorch_model", ".bin")
+DISTCP = Format("", ".distcp")  # of torch.distributed.checkpoint, which is only read
 
 # In the order in which transformers looks for them: the first that exists is loaded.
 ENTRIES = (SAFETENSORS.single, SAFETENSORS.index, BIN.single, BIN.index)
+
+METADATA = ".metadata"  # the entry of a torch distributed checkpoint
+_MODEL = re.compile(r"pytorch_model_fsdp_\d+")  # the directory in which accelerate saves one
 
 _LARGEST = 2.0**63  # bytes of a file
 
@@ -189,6 +193,9 @@ def find_entry(path: Path) -> Path:
     try:
         path = replaced_by(expanded(path))
         if path.is_file():
+            if path.suffix == DISTCP.suffix:
+                problem = "is one file of a torch distributed checkpoint"
+                raise CheckpointError(problem, file=path, hint=f"name its directory, {path.parent}")
             return path
         if not path.exists():
             problem = "is a broken link" if os.path.lexists(path) else "does not exist"
@@ -198,6 +205,11 @@ def find_entry(path: Path) -> Path:
         entry = entry_of(path)
         if entry is not None:
             return path / entry
+        if (path / METADATA).is_file():
+            return path / METADATA
+        models = [part for part in path.iterdir() if is_model_part(part)]
+        if len(models) == 1 and not is_model_part(path):
+            return find_entry(models[0])
         found = describe_directory(path)
     except DirectoryError as error:  # a loop of links
         raise error.at(CheckpointError) from None
@@ -206,6 +218,11 @@ def find_entry(path: Path) -> Path:
         raise CheckpointError(problem, file=path, hint=access_hint(error)) from None
     problem = f"contains no weights (none of {', '.join(ENTRIES)})" + (f": it {found.problem}" if found else "")
     raise CheckpointError(problem, file=path, hint=found.hint if found else _SAVE_FIRST)
+
+
+def is_model_part(directory: Path) -> bool:
+    """Return whether a directory is the one in which accelerate saves the weights of a model with FSDP."""
+    return _MODEL.fullmatch(directory.name) is not None and directory.is_dir()
 
 
 def entry_of(directory: Path) -> str | None:

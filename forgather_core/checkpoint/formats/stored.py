@@ -7,12 +7,13 @@ import os
 from abc import ABC, abstractmethod
 from math import prod
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ...errors import CheckpointError, access_hint
-from ...filesystem.disk import open_regular, read_into
+from ...filesystem.disk import open_regular, read_bytes, read_into
 from .open_files import OPEN_FILES, Mapping, identity, map_privately
 
 
@@ -70,6 +71,21 @@ class StoredTensor(ABC):
         memory[:] = memory_of(values)[start : start + memory.nbytes]
 
 
+class Readable(Protocol):
+    """A file, or a range of bytes of one."""
+
+    @property
+    def size(self) -> int:
+        """Size in bytes."""
+
+    def read_bytes(self, count: int, offset: int) -> bytes:
+        """Return `count` bytes, starting at byte `offset`.
+
+        Raises:
+            OSError: They cannot be read, or extend beyond the end.
+        """
+
+
 class WeightFile:
     """A weight file. It stays readable after its directory is removed, unless very many files are open.
 
@@ -120,6 +136,15 @@ class WeightFile:
         except OSError as error:
             problem = f"cannot be read: {error.strerror}"
             raise CheckpointError(problem, file=self.path, hint=access_hint(error)) from None
+
+    def read_bytes(self, count: int, offset: int) -> bytes:
+        """Return `count` bytes of the file, starting at byte `offset`.
+
+        Raises:
+            OSError: The disk fails, or the file ends too early.
+        """
+        with OPEN_FILES.pinned(self):
+            return read_bytes(self.descriptor, count, offset)
 
     def map(self) -> Mapping:
         """Return the content as memory that is private to this process. Tensors that use it keep it alive.

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import prod
 from typing import Any
 
@@ -20,7 +22,8 @@ from ...errors import CheckpointError, access_hint
 from ...filesystem.disk import read_bytes
 from ...filesystem.printable import printable_name, shape_of
 from .foreign import FETCH_AGAIN, describe_open
-from .stored import FileTensor, StoredTensor, WeightFile
+from .section import Section
+from .stored import FileTensor, Readable, StoredTensor, WeightFile
 from .torch_globals import InvalidCheckpoint, Storage, TensorRecord
 from .torch_pickle import read_pickle
 from .zip_directory import MOST_RECORDS, DamagedZip, Record, content_offsets, is_archive, read_directory
@@ -38,7 +41,7 @@ def read_tensors(file: WeightFile) -> dict[str, StoredTensor]:
     Raises:
         CheckpointError: The file is damaged, or holds anything other than tensors of supported kinds.
     """
-    try:
+    with _reported(file):
         archive = is_archive(file)
         if not archive and (foreign := describe_open(file.descriptor, file.path.suffix)) is not None:
             raise _invalid(file, f"it {foreign.problem}", foreign.hint)
@@ -46,28 +49,63 @@ def read_tensors(file: WeightFile) -> dict[str, StoredTensor]:
         if not isinstance(described, dict):
             raise InvalidCheckpoint("it is not a mapping of names to tensors")
         found = {name: _tensor(name, item, spans, file) for name, item in described.items()}
-        _check_repeated(found, file)
+        _check_repeated(found, file, file.size)
         return found
+
+
+def read_tensor(file: WeightFile, start: int, size: int, name: str) -> StoredTensor:
+    """Return the tensor of the archive in a range of bytes of a file. No value is read yet.
+
+    Args:
+        file: The file.
+        start: Start of the archive in bytes.
+        size: Size of the archive in bytes.
+        name: Name of the tensor, for error messages.
+
+    Raises:
+        CheckpointError: The archive is damaged, or holds anything other than one tensor of a supported kind.
+    """
+    with _reported(file, f"holds damaged values of '{printable_name(name)}' at byte {start:,}"):
+        described, spans = _read_zip(Section(file, start, size))
+        absolute = {key: (start + at, count) for key, (at, count) in spans.items()}
+        found = _tensor(name, described, absolute, file)
+        _check_repeated({name: found}, file, size)
+        return found
+
+
+@contextmanager
+def _reported(file: WeightFile, problem: str = "is not a torch weight file, or is damaged") -> Iterator[None]:
+    """Turn the errors of the block into CheckpointError."""
+    try:
+        yield
     except CheckpointError:
         raise
     except (InvalidCheckpoint, DamagedZip) as error:
-        raise _invalid(file, error) from None
+        raise _invalid(file, error, problem=problem) from None
     except OSError as error:
-        problem = f"cannot be read: {error.strerror or error}"
-        raise CheckpointError(problem, file=file.path, hint=access_hint(error)) from None
+        text = f"cannot be read: {error.strerror or error}"
+        raise CheckpointError(text, file=file.path, hint=access_hint(error)) from None
     except Exception as error:  # a malformed pickle or archive can raise any exception
         # The message of such an error, for example "list index out of range", does not describe the file.
-        raise _invalid(file, f"its pickle is malformed or ends too early ({type(error).__name__})") from None
+        reason = f"its pickle is malformed or ends too early ({type(error).__name__})"
+        raise _invalid(file, reason, problem=problem) from None
 
 
-def _invalid(file: WeightFile, reason: object, hint: str | None = None) -> CheckpointError:
-    problem = f"is not a torch weight file, or is damaged: {reason}"
-    return CheckpointError(problem, file=file.path, hint=hint or f"{FETCH_AGAIN}, or save its tensors as safetensors")
+def _invalid(
+    file: WeightFile,
+    reason: object,
+    hint: str | None = None,
+    *,
+    problem: str = "is not a torch weight file, or is damaged",
+) -> CheckpointError:
+    return CheckpointError(
+        f"{problem}: {reason}", file=file.path, hint=hint or f"{FETCH_AGAIN}, or save its tensors as safetensors"
+    )
 
 
-def _check_repeated(tensors: dict[str, StoredTensor], file: WeightFile) -> None:
-    """Refuse tensors that expand a few values of the file to a huge shape, by strides of 0 or overlapping strides."""
-    left = file.size + _REPEATED
+def _check_repeated(tensors: dict[str, StoredTensor], file: WeightFile, size: int) -> None:
+    """Refuse tensors that expand a few of `size` bytes to a huge shape, by strides of 0 or overlapping strides."""
+    left = size + _REPEATED
     for name, tensor in tensors.items():
         if isinstance(tensor, _ViewTensor) and tensor.nbytes > tensor.stored_bytes:
             left -= tensor.nbytes
@@ -143,7 +181,7 @@ def _kind(item: object) -> str:
     return "a storage" if isinstance(item, Storage) else f"of type {type(item).__name__}"
 
 
-def _read_zip(file: WeightFile) -> tuple[Any, dict[str, tuple[int, int]]]:
+def _read_zip(file: Readable) -> tuple[Any, dict[str, tuple[int, int]]]:
     """Return the unpickled description of an archive, and start and size in bytes of each storage."""
     records = read_directory(file)
     pickles = [record for record in records if record.name.split("/", 1)[-1] == "data.pkl"]
@@ -171,12 +209,12 @@ def _read_zip(file: WeightFile) -> tuple[Any, dict[str, tuple[int, int]]]:
     return read_pickle(io.BytesIO(description), len(found)), found
 
 
-def _content(file: WeightFile, record: Record, start: int) -> bytes:
+def _content(file: Readable, record: Record, start: int) -> bytes:
     if record.size > _PICKLE_LIMIT:
         raise InvalidCheckpoint(
             f"'{printable_name(record.name)}' has {record.size:,} bytes; at most {_PICKLE_LIMIT:,} are supported"
         )
-    return read_bytes(file.descriptor, record.size, start)
+    return file.read_bytes(record.size, start)
 
 
 def _read_legacy(file: WeightFile) -> tuple[Any, dict[str, tuple[int, int]]]:

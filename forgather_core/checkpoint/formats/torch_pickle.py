@@ -12,7 +12,8 @@ from __future__ import annotations
 import io
 import pickle
 import pickletools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,30 +29,57 @@ _MOST_STACKED = 10_000  # a pickler emits batches of 1,000 items
 _MOST_MARKS = 1_000
 
 
-def read_pickle(data: io.BytesIO, max_storages: int, storages: dict[str, Storage] | None = None) -> Any:
+Operation = Callable[[Any, Any], None]  # of a reader, whose `stack` it changes, and of the operation's argument
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The operations and names that pickles of one kind contain.
+
+    Args:
+        operations: The function of each operation, by the name in `pickletools`.
+        stand_in: Returns the object that takes the place of a global, given its module and name.
+        key: Returns the string or index that takes the place of a key of a dict.
+    """
+
+    operations: Mapping[str, Operation]
+    stand_in: Callable[[str, str], Any]
+    key: Callable[[Any], Any]
+
+
+def read_pickle(
+    data: io.BytesIO,
+    max_storages: int,
+    storages: dict[str, Storage] | None = None,
+    vocabulary: Vocabulary | None = None,
+) -> Any:
     """Read the pickle at the current position of `data`: plain values, and a `TensorRecord` for each tensor.
 
     Args:
         data: The bytes, which are read up to the end of the pickle.
         max_storages: Number of storages that the file can contain. It limits the operations of the pickle.
         storages: Receives the storages that the pickle names, by key.
+        vocabulary: What the pickle may contain; None allows what state dicts contain.
 
     Raises:
-        InvalidCheckpoint: The pickle contains something that state dicts do not contain.
+        InvalidCheckpoint: The pickle contains something else.
         Exception: The pickle is malformed; the exception can have any type.
     """
-    return _Reader({} if storages is None else storages, max_storages).read(data)
+    known = STATE_DICTS if vocabulary is None else vocabulary
+    return _Reader({} if storages is None else storages, max_storages, known).read(data)
 
 
 class _Reader:
-    """An interpreter of the pickle operations that state dicts use. It refuses all others.
+    """An interpreter of the pickle operations of a vocabulary. It refuses all others.
 
     Args:
         storages: Receives the storages, by key.
         max_storages: Number of storages that the file can contain.
+        vocabulary: What the pickle may contain.
     """
 
-    def __init__(self, storages: dict[str, Storage], max_storages: int) -> None:
+    def __init__(self, storages: dict[str, Storage], max_storages: int, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []  # the stacks under each open mark
         self.memo: dict[int, Any] = {}
@@ -63,7 +91,7 @@ class _Reader:
         for number, (operation, argument, _) in enumerate(pickletools.genops(data)):
             if number >= self._most or len(self.stack) > _MOST_STACKED or len(self.below) > _MOST_MARKS:
                 raise InvalidCheckpoint("its pickle has more operations than its tensors require")
-            run = _OPERATIONS.get(operation.name)
+            run = self._vocabulary.operations.get(operation.name)
             if run is None:
                 raise InvalidCheckpoint(
                     f"its pickle has an operation that state dicts do not use ({operation.name}), which is not run"
@@ -154,13 +182,13 @@ class _Reader:
 
     def find(self, name: str) -> None:
         module, _, attribute = name.partition(" ")  # as pickletools joins the two lines
-        self.stack.append(_stand_in(module, attribute))
+        self.stack.append(self._vocabulary.stand_in(module, attribute))
 
     def find_stacked(self, _: object) -> None:
         attribute, module = self.stack.pop(), self.stack.pop()
         if type(module) is not str or type(attribute) is not str:
             raise InvalidCheckpoint("it names a function by something that is not a string")
-        self.stack.append(_stand_in(module, attribute))
+        self.stack.append(self._vocabulary.stand_in(module, attribute))
 
     def call(self, _: object) -> None:
         arguments = self.stack.pop()
@@ -195,7 +223,8 @@ class _Reader:
     def _set(self, target: Any, names: Iterable[Any], values: Iterable[Any]) -> None:
         if type(target) is not dict:
             raise InvalidCheckpoint("it is not a mapping of names to tensors")
-        for name, value in zip(names, values, strict=True):
+        for key, value in zip(names, values, strict=True):
+            name = self._vocabulary.key(key)
             if type(name) not in (str, int):  # hashing nested values may exhaust the stack
                 raise InvalidCheckpoint("it is not a mapping of names to tensors: a name is not a string")
             if type(name) is int and not self._is_index(name):
@@ -215,11 +244,11 @@ def _stand_in(module: str, name: str) -> Any:
     return GLOBALS[module, name]
 
 
-def _pushes(make: Callable[[], Any]) -> Callable[[_Reader, Any], None]:
+def _pushes(make: Callable[[], Any]) -> Operation:
     return lambda reader, _: reader.push(make())
 
 
-def _tuple_of(count: int) -> Callable[[_Reader, Any], None]:
+def _tuple_of(count: int) -> Operation:
     def make(reader: _Reader, _: object) -> None:
         if len(reader.stack) < count:
             raise InvalidCheckpoint("it takes more values from its stack than there are")
@@ -232,7 +261,7 @@ _VALUES = (  # pickletools has read the value
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "FLOAT", "BINFLOAT"),
     *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
 )
-_OPERATIONS: dict[str, Callable[[_Reader, Any], None]] = {
+OPERATIONS: dict[str, Operation] = {
     "PROTO": _Reader.protocol,
     "FRAME": _Reader.ignore,
     "STOP": _Reader.ignore,
@@ -266,3 +295,4 @@ _OPERATIONS: dict[str, Callable[[_Reader, Any], None]] = {
     "BUILD": _Reader.set_state,
     "BINPERSID": _Reader.storage,
 }
+STATE_DICTS = Vocabulary(OPERATIONS, _stand_in, lambda key: key)

@@ -9,9 +9,8 @@ import struct
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ...filesystem.disk import read_bytes
 from ...filesystem.printable import printable_name
-from .stored import WeightFile
+from .stored import Readable
 
 MOST_RECORDS = 131_072  # a mixture of experts has tens of thousands of tensors
 _MOST_DIRECTORY = 64_000_000  # bytes
@@ -58,12 +57,12 @@ class _Directory(NamedTuple):
     end: int
 
 
-def is_archive(file: WeightFile) -> bool:
+def is_archive(file: Readable) -> bool:
     """Return whether a file ends like a zip archive."""
     return _end(file) is not None
 
 
-def comment_of(file: WeightFile) -> bytes:
+def comment_of(file: Readable) -> bytes:
     """Return the comment at the end of an archive; empty if there is none.
 
     Raises:
@@ -71,10 +70,10 @@ def comment_of(file: WeightFile) -> bytes:
     """
     found = _end(file)
     size = found[1][-1] if found is not None else 0
-    return read_bytes(file.descriptor, size, file.size - size)
+    return file.read_bytes(size, file.size - size)
 
 
-def read_directory(file: WeightFile) -> list[Record]:
+def read_directory(file: Readable) -> list[Record]:
     """Read the records of an archive.
 
     Raises:
@@ -90,7 +89,7 @@ def read_directory(file: WeightFile) -> list[Record]:
         raise DamagedZip(
             f"the directory of its archive has an invalid size: {found.size:,} bytes for {found.records:,} records"
         )
-    data = read_bytes(file.descriptor, found.size, found.offset)
+    data = file.read_bytes(found.size, found.offset)
     records, at = [], 0
     for _ in range(found.records):
         if at + _ENTRY.size > len(data):
@@ -106,7 +105,7 @@ def read_directory(file: WeightFile) -> list[Record]:
     return records
 
 
-def content_offsets(file: WeightFile, records: list[Record]) -> list[int]:
+def content_offsets(file: Readable, records: list[Record]) -> list[int]:
     """Return the offset of each record's content in bytes. Contents lie within the file and do not overlap.
 
     Raises:
@@ -122,10 +121,10 @@ def content_offsets(file: WeightFile, records: list[Record]) -> list[int]:
     return starts
 
 
-def _start(file: WeightFile, record: Record) -> int:
+def _start(file: Readable, record: Record) -> int:
     if record.header + _LOCAL.size > file.size:
         raise DamagedZip("it is truncated")
-    signature, name, extra = _LOCAL.unpack(read_bytes(file.descriptor, _LOCAL.size, record.header))
+    signature, name, extra = _LOCAL.unpack(file.read_bytes(_LOCAL.size, record.header))
     if signature != b"PK\x03\x04":
         raise DamagedZip(
             f"'{printable_name(record.name)}' is not at the offset that the directory of the archive states"
@@ -136,7 +135,7 @@ def _start(file: WeightFile, record: Record) -> int:
     return start
 
 
-def _end(file: WeightFile) -> tuple[int, tuple[int, ...]] | None:
+def _end(file: Readable) -> tuple[int, tuple[int, ...]] | None:
     """Return the start of the end record, and its fields."""
     for comment in (0, _USUAL_COMMENT, _LONGEST_COMMENT):  # torch writes no comment
         if (found := _end_within(file, min(file.size, _END.size + comment))) is not None:
@@ -144,8 +143,8 @@ def _end(file: WeightFile) -> tuple[int, tuple[int, ...]] | None:
     return None
 
 
-def _end_within(file: WeightFile, size: int) -> tuple[int, tuple[int, ...]] | None:
-    tail = read_bytes(file.descriptor, size, file.size - size)
+def _end_within(file: Readable, size: int) -> tuple[int, tuple[int, ...]] | None:
+    tail = file.read_bytes(size, file.size - size)
     at = len(tail)
     while (at := tail.rfind(b"PK\x05\x06", 0, at)) >= 0:
         if at + _END.size <= len(tail):
@@ -155,18 +154,18 @@ def _end_within(file: WeightFile, size: int) -> tuple[int, tuple[int, ...]] | No
     return None
 
 
-def _find_directory(file: WeightFile) -> _Directory:
+def _find_directory(file: Readable) -> _Directory:
     found = _end(file)
     if found is None:
         raise DamagedZip("it is truncated")
     at, (_, _, _, count, size, offset, _) = found
     locator = at - _LOCATOR.size
     if locator >= 0:
-        signature, _, end, _ = _LOCATOR.unpack(read_bytes(file.descriptor, _LOCATOR.size, locator))
+        signature, _, end, _ = _LOCATOR.unpack(file.read_bytes(_LOCATOR.size, locator))
         if signature == b"PK\x06\x07":
             if end + _END_64.size > locator:
                 raise DamagedZip("the directory of its archive extends beyond the file")
-            fields = _END_64.unpack(read_bytes(file.descriptor, _END_64.size, end))
+            fields = _END_64.unpack(file.read_bytes(_END_64.size, end))
             if fields[0] != b"PK\x06\x06":
                 raise DamagedZip("the directory of its archive is damaged")
             _, records, total, start = fields[-4:]

@@ -77,7 +77,7 @@ def contents_for(model: nn.Module, state: Mapping[str, Tensor], checkpoint: Chec
     refuse_packed(quantization, path)
     unmerged = _unmerged(checkpoint.keys(), matching, path)
     stored = _dequantized(checkpoint, state, matching, quantization)
-    notes, warnings = list(matching.notes), list[str]()
+    notes, warnings = [*checkpoint.notes, *matching.notes], list[str]()
     unused: tuple[str, ...] = ()
     dropped: set[str] = set()
     if quantization is not None:

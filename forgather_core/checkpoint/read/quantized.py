@@ -90,7 +90,7 @@ def quantization_of(checkpoint: Checkpoint, slots: Container[str] = ()) -> Quant
     Raises:
         CheckpointError: An FP8 tensor has two scales.
     """
-    config = quantization_config(checkpoint.entry.parent)
+    config = quantization_config(checkpoint.directory)
     method = _declared(config)
     if method is not None and method.lower() not in FP8_METHODS:
         return Quantization(method, {}, (), (), None)

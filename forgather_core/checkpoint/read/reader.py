@@ -12,12 +12,24 @@ from ...errors import CheckpointError
 from ...filesystem.printable import printable_name
 from ..formats.checksum import Checksum, algorithm_of
 from ..formats.embedded import KEY, covered, read_manifest
-from ..formats.layout import BIN, DAMAGED, SAFETENSORS, Format, Index, find_entry, open_checked
+from ..formats.layout import (
+    BIN,
+    DAMAGED,
+    DISTCP,
+    METADATA,
+    SAFETENSORS,
+    Format,
+    Index,
+    find_entry,
+    is_model_part,
+    open_checked,
+)
 from ..formats.safetensors_file import read_header
 from ..formats.seal import is_sealed
 from ..formats.stored import FileTensor, StoredTensor, WeightFile
 from ..formats.torch_file import read_tensors
 from ..formats.zip_directory import comment_of
+from .distributed import open_distributed
 from .hub import is_hub_id, snapshot
 
 _CHUNK = 8 * 2**20
@@ -37,10 +49,12 @@ class Checkpoint(Mapping[str, StoredTensor]):
         tensors: Mapping[str, _LocatedTensor],
         index: Index | None,
         manifests: Mapping[str, Index],
+        notes: tuple[str, ...] = (),
     ) -> None:
         self.path = path
         self.entry = entry
         self.files = files
+        self.notes = notes
         self.index = index if index is not None else manifests.get(entry.name)
         self._manifests = manifests
         self._tensors = dict(tensors)
@@ -69,6 +83,8 @@ class Checkpoint(Mapping[str, StoredTensor]):
 
     @classmethod
     def _open(cls, path: Path, entry: Path) -> Self:
+        if entry.name == METADATA:
+            return cls._open_distributed(path, entry)
         index = Index.read(entry) if entry.name.endswith(".json") else None
         names = index.files if index is not None else [entry.name]
         files: dict[str, WeightFile] = {}
@@ -84,12 +100,20 @@ class Checkpoint(Mapping[str, StoredTensor]):
                     manifests[name] = manifest
                 for key, tensor in held.items():
                     if key in tensors:
-                        problem = f"contains '{printable_name(key)}', which {tensors[key].file} contains too"
+                        problem = f"contains '{printable_name(key)}', which {tensors[key].files[0]} contains too"
                         raise CheckpointError(problem, file=file.path, hint=DAMAGED)
-                    tensors[key] = _LocatedTensor(name, tensor)
+                    tensors[key] = _LocatedTensor((name,), tensor)
             _check_index(entry, index, tensors)
             stack.pop_all()
         return cls(path, entry, files, tensors, index, manifests)
+
+    @classmethod
+    def _open_distributed(cls, path: Path, entry: Path) -> Self:
+        with ExitStack() as stack:
+            opened = open_distributed(entry, stack)
+            stack.pop_all()
+        tensors = {name: _LocatedTensor(opened.located[name], tensor) for name, tensor in opened.tensors.items()}
+        return cls(path, entry, opened.files, tensors, None, {}, opened.notes)
 
     def __getitem__(self, name: str) -> StoredTensor:
         return self._tensors[name].tensor
@@ -101,8 +125,19 @@ class Checkpoint(Mapping[str, StoredTensor]):
         return len(self._tensors)
 
     def file_of(self, name: str) -> str:
-        """Return the name of the file that holds a tensor."""
-        return self._tensors[name].file
+        """Return the name of the file that holds a tensor, or its first chunk."""
+        return self._tensors[name].files[0]
+
+    def files_of(self, name: str) -> tuple[str, ...]:
+        """Return the names of the files that hold the chunks of a tensor: one, except in a distributed checkpoint."""
+        return self._tensors[name].files
+
+    @property
+    def directory(self) -> Path:
+        """The directory with the configuration of the model, if it has one."""
+        parent = self.entry.parent
+        is_named = self.path.is_dir() and self.path.samefile(parent)
+        return parent.parent if is_model_part(parent) and not is_named else parent
 
     @property
     def has_index(self) -> bool:
@@ -120,6 +155,8 @@ class Checkpoint(Mapping[str, StoredTensor]):
     @property
     def format(self) -> Format:
         """The format, according to the file names."""
+        if self.entry.name == METADATA:
+            return DISTCP
         return SAFETENSORS if next(iter(self.files)).endswith(SAFETENSORS.suffix) else BIN
 
     @property
@@ -189,10 +226,10 @@ class Checkpoint(Mapping[str, StoredTensor]):
 
 
 class _LocatedTensor:
-    """A tensor, and the name of the file that holds it."""
+    """A tensor, and the names of the files that hold it."""
 
-    def __init__(self, file: str, tensor: StoredTensor) -> None:
-        self.file = file
+    def __init__(self, files: tuple[str, ...], tensor: StoredTensor) -> None:
+        self.files = files
         self.tensor = tensor
 
 
@@ -230,8 +267,8 @@ def _check_index(entry: Path, index: Index | None, tensors: Mapping[str, _Locate
         if name not in tensors:
             problem = f"lists '{printable_name(name)}', but no shard contains it"
             raise CheckpointError(problem, file=entry, hint=DAMAGED)
-        if tensors[name].file != file:
-            problem = f"lists '{printable_name(name)}' in {file}, but {tensors[name].file} contains it"
+        if tensors[name].files[0] != file:
+            problem = f"lists '{printable_name(name)}' in {file}, but {tensors[name].files[0]} contains it"
             raise CheckpointError(problem, file=entry, hint=DAMAGED)
 
 

@@ -21,7 +21,7 @@ from ...filesystem.disk import sync_directory
 from ...filesystem.paths import expanded
 from ...filesystem.temporaries import sweep_marked
 from ..formats.checksum import record
-from ..formats.layout import Index, free_generation
+from ..formats.layout import DISTCP, Index, free_generation
 from ..read.reader import Checkpoint
 from .commit import commit_in_place, old_files, recover
 from .locking import STAGING, hold_saves, saving_errors
@@ -163,6 +163,10 @@ def link_checkpoint(directory: str | os.PathLike[str], checkpoint: str | os.Path
         if origin == root.resolve():
             hint = "name one of its checkpoints"
             raise CheckpointError("is the model directory itself", file=target, hint=hint)
+        if opened.format is DISTCP:
+            problem = "is a torch distributed checkpoint, which transformers cannot load"
+            hint = "convert it with 'forgather checkpoint convert' first"
+            raise CheckpointError(problem, file=target, hint=hint)
         names = list(opened.files)
         new = opened.format.shards(len(names), free_generation(root, opened.format, len(names)))
         renamed = dict(zip(names, new, strict=True))
