@@ -27,7 +27,7 @@ def copy_others(origin: Path, staging: Path, skip: Collection[str]) -> tuple[str
     Args:
         origin: The source directory.
         staging: The new directory.
-        skip: Names of files in `origin` that are not copied: its weights.
+        skip: Names of files and subdirectories in `origin` that are not copied: its weights.
 
     Returns:
         Notes about the subdirectories that were skipped.
@@ -41,7 +41,7 @@ def copy_others(origin: Path, staging: Path, skip: Collection[str]) -> tuple[str
         if entry.is_file():
             if entry.name not in skip:
                 shutil.copy2(entry, staging / entry.name)
-        elif not entry.is_dir() or entry.name == _CACHE or _contains(entry, new):
+        elif not entry.is_dir() or entry.name == _CACHE or entry.name in skip or _contains(entry, new):
             continue
         elif reason := _reason(entry):
             omitted.append(f"{entry.name} ({reason})")

@@ -98,7 +98,8 @@ def convert_checkpoint(
         with saving_errors(destination):
             if in_place:
                 return save_with_locks(job, destination)
-            return _convert_to_new(job, None if checkpoint.path.is_file() else origin, destination)
+            source_directory = None if checkpoint.path.is_file() else origin
+            return _convert_to_new(job, source_directory, destination, {checkpoint.entry.parent.name})
 
 
 def _format(name: str) -> Format:
@@ -112,10 +113,10 @@ def _default_format(checkpoint: Checkpoint) -> Format:
     return SAFETENSORS if checkpoint.format is DISTCP else checkpoint.format
 
 
-def _convert_to_new(job: Job, origin: Path | None, destination: Path) -> SaveReport:
+def _convert_to_new(job: Job, origin: Path | None, destination: Path, skip: set[str]) -> SaveReport:
     with new_directory(destination, lambda: _refuse_existing(destination)) as staging:
         if origin is not None:
-            job = replace(job, notes=(*job.notes, *_copy_others(origin, staging, job)))
+            job = replace(job, notes=(*job.notes, *_copy_others(origin, staging, job, skip)))
         written = job.write_into(staging)
     return job.report(destination, written)
 
@@ -126,10 +127,10 @@ def _refuse_existing(destination: Path) -> None:
         raise CheckpointError("already exists", file=destination, hint=hint)
 
 
-def _copy_others(origin: Path, staging: Path, job: Job) -> tuple[str, ...]:
+def _copy_others(origin: Path, staging: Path, job: Job, skip: set[str]) -> tuple[str, ...]:
     """Copy the files other than weights, with a config.json that matches the new weights; return notes."""
     _refuse_large_config(origin)
-    notes = copy_others(origin, staging, superseded(origin) | _distributed_files(origin))
+    notes = copy_others(origin, staging, superseded(origin) | _distributed_files(origin) | skip)
     dtype = main_dtype(job.tensors)
     if config_update(None, origin, dtype) is ConfigUpdate.DTYPE:
         (staging / CONFIG).unlink()

@@ -29,7 +29,7 @@ class ChunkedTensor(StoredTensor):
     ) -> None:
         super().__init__(shape, dtype)
         self._starts = [sorted({offsets[axis] for offsets, _ in chunks}) for axis in range(len(shape))]
-        if prod(map(len, self._starts)) != len(chunks) or any(starts[0] for starts in self._starts):
+        if not chunks or prod(map(len, self._starts)) != len(chunks) or any(starts[0] for starts in self._starts):
             raise ValueError("its chunks do not form a grid")
         cells: list[tuple[tuple[int, ...], StoredTensor] | None] = [None] * len(chunks)
         for offsets, chunk in chunks:
