@@ -53,7 +53,7 @@ def convert_checkpoint(
     Args:
         source: A directory, a weight file, an index, or a Hub id.
         target: A new directory, or the source itself.
-        format: `safetensors` or `bin`; None keeps the source's format.
+        format: `safetensors` or `bin`; None keeps the source's format, if it is one of them.
         dtype: Dtype that replaces the most common one; None keeps all dtypes.
         keep: Regular expression for the names of tensors that keep their dtype.
         max_shard_size: Bytes, or a size such as "500MB".

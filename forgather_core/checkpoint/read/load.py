@@ -38,7 +38,7 @@ def load_checkpoint(
     verify_checksums: bool = False,
     on_progress: ByteProgress | None = None,
 ) -> LoadReport:
-    """Load a Hugging Face checkpoint, sharded or not, safetensors or `.bin`, into a model.
+    """Load a checkpoint into a model: safetensors or `.bin`, sharded or not, or of torch.distributed.checkpoint.
 
     Values are read into the model's tensors and converted to their dtype in blocks, so that memory never holds a second
     copy of the model. FP8 weights with scales are dequantized. Names may have the prefixes of wrappers
