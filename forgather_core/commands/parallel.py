@@ -25,20 +25,10 @@ def check_parallel(resolved: ResolvedModel, processes: int) -> ParallelSizes:
     if processes > 1 and (kind == "mps" or index):
         problem = f"must be cpu or cuda with several processes; got '{build.device}'"
         raise BuildError(problem, option="--device", hint=f"use --device {'cpu' if kind == 'mps' else kind}")
-    check_split(resolved.config, _plan(resolved), sizes)
+    check_split(resolved.config, tensor_plan_of(resolved), sizes)
     return sizes
 
 
-def check_fused(resolved: ResolvedModel, sizes: ParallelSizes) -> None:
-    """Check that parameters can be updated within backward: their gradients must be complete there.
-
-    Raises:
-        BuildError: Some gradients are summed over processes after that.
-    """
-    if sizes.tp > 1 and "replicated_with_grad_allreduce" in _plan(resolved).values():
-        problem = "does not support tp for this model: gradients of its head norms are summed after backward"
-        raise BuildError(problem, option="--fuse-optim-with-backward", hint="remove it, or use fsdp")
-
-
-def _plan(resolved: ResolvedModel) -> dict[str, str]:
+def tensor_plan_of(resolved: ResolvedModel) -> dict[str, str]:
+    """Return the tensor-parallel plan of a model."""
     return getattr(resolved.definition.config_class(), "base_model_tp_plan", None) or {}

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from ..errors import BuildError
+
 ALL_GATHER, REDUCE_SCATTER, ALL_REDUCE, ALL_TO_ALL = "all-gather", "reduce-scatter", "all-reduce", "all-to-all"
 _PASSES = {ALL_GATHER: 1, REDUCE_SCATTER: 1, ALL_REDUCE: 2, ALL_TO_ALL: 1}  # all-reduce: reduce-scatter and all-gather
 
@@ -85,13 +87,13 @@ def collective_of(func: Any, args: Any, axes: Mapping[int, str], phase: str) -> 
         phase: The phase of the program.
 
     Raises:
-        NotImplementedError: The operator is a collective of unknown cost.
+        BuildError: The operator is a collective of unknown cost.
     """
     name = func._schema.name
     if not name.startswith(("c10d::", "_c10d_functional::", "_dtensor::")) or name in _SILENT:
         return None
     if name not in _OPERATORS:
-        raise NotImplementedError(f"the cost of {name} is unknown")
+        raise BuildError(f"the cost of the collective operation {name} is unknown", option="--parallel")
     operator = _OPERATORS[name]
     ranks = torch.distributed.get_process_group_ranks(_group(args[operator.group]))
     tensors = [leaf for leaf in tree_leaves(args[operator.payload]) if isinstance(leaf, Tensor)]

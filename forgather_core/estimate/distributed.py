@@ -10,29 +10,33 @@ from typing import Any
 from ..options.parallel import parallel_sizes
 from ..parallel.mesh import Mesh
 from ..parallel.simulated import simulated_mesh
-from ..parallel.splits import check_split
+from ..parallel.splits import check_fused, check_split
 from ..settings.resolved_model import ResolvedModel
 from .timeline import Timeline
 from .wire import Wire
 
 
 @contextmanager
-def requested_mesh(resolved: ResolvedModel) -> Iterator[Mesh | None]:
+def requested_mesh(resolved: ResolvedModel, *, fused: bool = False) -> Iterator[Mesh | None]:
     """Provide the mesh that `--parallel` names, as its first process; None if it names a single device.
 
     Args:
         resolved: The resolved model.
+        fused: Whether parameters are updated within backward.
 
     Raises:
         ConfigurationError: The value gives no size to one of its kinds.
-        BuildError: The model cannot be split over the mesh.
+        BuildError: The model cannot be split over the mesh, or not be updated within backward there.
     """
     text = resolved.build.parallel
     sizes = parallel_sizes(text) if text is not None else None
     if sizes is None or sizes.processes == 1:
         yield None
         return
-    check_split(resolved.config, getattr(resolved.definition.config_class(), "base_model_tp_plan", None) or {}, sizes)
+    plan = getattr(resolved.definition.config_class(), "base_model_tp_plan", None) or {}
+    check_split(resolved.config, plan, sizes)
+    if fused:
+        check_fused(plan, sizes)
     with simulated_mesh(sizes) as mesh:
         yield mesh
 

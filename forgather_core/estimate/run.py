@@ -86,7 +86,7 @@ def estimate(
     """
     report_progress = on_progress or (lambda _: None)
     devices = [*load_devices(options.hardware), *local_devices()]
-    with requested_mesh(resolved) as mesh:
+    with requested_mesh(resolved, fused=options.fuse_optim_with_backward) as mesh:
         found = estimate_of(resolved, options, report_progress, mesh)
         notes, rows = [*found.report["notes"], _RESERVED], list[dict[str, Any]]()
 

@@ -120,6 +120,8 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if any(map(is_traceable_wrapper_subclass_type, types)):
             return NotImplemented  # torch calls this method again with the local tensors
+        if func._schema.name == "_c10d_functional::wait_tensor":
+            return args[0]  # as the real operator does; torch's fake one returns a new tensor
         if func is aten._local_scalar_dense.default:
             return self._scalar(args[0].dtype)
         result = func(*args, **kwargs)

@@ -34,6 +34,7 @@ def simulated_mesh(sizes: ParallelSizes) -> Iterator[Mesh]:
         problem = "requires a process without torch.distributed's process group"
         raise BuildError(problem, option="--parallel", hint="call it before init_process_group")
     refuse_old_transformers()
+    from torch.distributed.tensor.debug import _clear_sharding_prop_cache as clear_sharding_cache
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     logger = logging.getLogger("torch.distributed.tensor")
@@ -46,4 +47,6 @@ def simulated_mesh(sizes: ParallelSizes) -> Iterator[Mesh]:
             yield Mesh(sizes, processes, 1, mesh_manager(sizes, "cpu"))
         finally:
             dist.destroy_process_group()
+            # It keeps the meshes of the group, whose names another group may get.
+            clear_sharding_cache()  # type: ignore[no-untyped-call]
             logger.setLevel(level)

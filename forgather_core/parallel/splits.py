@@ -47,5 +47,20 @@ def check_split(values: Mapping[str, Any], plan: Mapping[str, str], sizes: Paral
             raise _refusal(sizes, count, what, f"at most tp={count}")
 
 
+def check_fused(plan: Mapping[str, str], sizes: ParallelSizes) -> None:
+    """Check that parameters can be updated within backward: their gradients must be complete there.
+
+    Args:
+        plan: The tensor-parallel plan of the model.
+        sizes: The sizes of the mesh.
+
+    Raises:
+        BuildError: Some gradients are summed over processes after that.
+    """
+    if sizes.tp > 1 and "replicated_with_grad_allreduce" in plan.values():
+        problem = "does not support tp for this model: gradients of its head norms are summed after backward"
+        raise BuildError(problem, option="--fuse-optim-with-backward", hint="remove it, or use fsdp")
+
+
 def _refusal(sizes: ParallelSizes, count: int, what: str, fitting: str) -> BuildError:
     return BuildError(f"tp={sizes.tp} cannot split {count} {what}", option="--parallel", hint=f"use {fitting}")

@@ -31,3 +31,14 @@ def test_a_process_of_others_is_refused() -> None:
     refused = pytest.raises(BuildError, match="--parallel requires a process without")
     with simulated_mesh(sizes), refused, simulated_mesh(sizes):
         pass
+
+
+def test_meshes_follow_each_other() -> None:
+    from forgather import estimate
+
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 4, "sequence_length": 8}
+    first, *_, again = [
+        estimate("llama/4M", parallel=mesh, **sizes).to_dict()["training"]
+        for mesh in ("fsdp=4,tp=2", "ddp=2,fsdp=2,tp=2", "fsdp=4,tp=2")
+    ]
+    assert first == again
