@@ -98,8 +98,8 @@ def convert_checkpoint(
         with saving_errors(destination):
             if in_place:
                 return save_with_locks(job, destination)
-            source_directory = None if checkpoint.path.is_file() else origin
-            return _convert_to_new(job, source_directory, destination, {checkpoint.entry.parent.name})
+            skip = {checkpoint.entry.parent.name} if checkpoint.entry.parent != origin else set()
+            return _convert_to_new(job, None if checkpoint.path.is_file() else origin, destination, skip)
 
 
 def _format(name: str) -> Format:

@@ -19,9 +19,10 @@ from .foreign import FETCH_AGAIN
 from .layout import DISTCP, is_file_name
 from .torch_globals import InvalidCheckpoint, are_sizes
 
-_LIMIT = 512 * 10**6  # bytes of `.metadata`
+_LIMIT = 128 * 10**6  # bytes of `.metadata`, which has about 150 for each chunk
+_MOST_ENTRIES = 500_000
 _SMALLEST = 1_000  # bytes of a stored tensor, which is an archive of several records
-_PER_ENTRY = 3  # relative to a tensor of a `.bin` file, a chunk needs this many times the operations
+_PER_ENTRY = 2  # relative to a tensor of a `.bin` file, a chunk needs this many times the operations
 _RESAVE = "save it again without extensions of torch.distributed.checkpoint, or as safetensors"
 
 
@@ -139,7 +140,8 @@ def read_metadata(file: Path) -> Metadata:
         data = read_regular(file, _LIMIT)
         with os.scandir(file.parent) as found:
             stored = sum(entry.stat().st_size for entry in found if entry.name.endswith(DISTCP.suffix))
-        return Metadata(file, read_metadata_pickle(data, _PER_ENTRY * min(stored, 10**12) // _SMALLEST))
+        entries = min(stored // _SMALLEST, _MOST_ENTRIES)
+        return Metadata(file, read_metadata_pickle(data, _PER_ENTRY * entries))
 
 
 @contextmanager

@@ -136,8 +136,9 @@ class Checkpoint(Mapping[str, StoredTensor]):
     def directory(self) -> Path:
         """The directory with the configuration of the model, if it has one."""
         parent = self.entry.parent
-        is_named = self.path.is_dir() and self.path.samefile(parent)
-        return parent.parent if is_model_part(parent) and not is_named else parent
+        if is_model_part(parent) and not (self.path.is_dir() and self.path.samefile(parent)):
+            return parent.parent
+        return parent
 
     @property
     def has_index(self) -> bool:

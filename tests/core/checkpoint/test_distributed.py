@@ -37,6 +37,8 @@ from forgather_core.checkpoint.formats.stored import WeightFile
 from forgather_core.errors import CheckpointError
 from tests.core.checkpoint.test_convert import MIXED, Holder
 from tests.core.checkpoint.test_sharded_load import Tied
+from tests.core.checkpoint.test_sharded_save import distributed as sharded_in_two_ways
+from tests.core.checkpoint.test_sharded_save import whole as whole_of_two_ways
 from tests.support.mesh import part_of, process_of_mesh, shard
 from tests.support.ranks import run_ranks
 
@@ -188,6 +190,19 @@ def test_a_process_of_any_mesh_loads_its_part(
 
 def test_processes_load_what_another_mesh_has_saved(saved: Path) -> None:
     assert run_ranks(load_parts, 2, str(saved)) == [True, True]
+
+
+def save_both(path: str, kind: str) -> bool:
+    warnings.simplefilter("ignore")
+    dcp.save({"model": sharded_in_two_ways(kind).state_dict()}, checkpoint_id=path)
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["fsdp, tp", "hsdp"])
+def test_a_mesh_of_two_dimensions_may_have_saved_it(kind: str, tmp_path: Path) -> None:
+    assert run_ranks(save_both, 4, str(tmp_path), kind) == [True] * 4
+    assert_equal(read(tmp_path), dict(whole_of_two_ways().state_dict()))
 
 
 def test_only_the_chunks_of_a_part_are_read(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
