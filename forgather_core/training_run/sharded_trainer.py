@@ -39,7 +39,7 @@ class ShardedTrainer(Trainer):
         super().__init__(args=without_state, **kwargs)
         self.args.save_only_model = args.save_only_model
 
-    def data_part(self) -> Part:
+    def _data_part(self) -> Part:
         """Return the part of the data that this process reads: that of its group of tensor parallelism."""
         sizes = self._mesh.sizes
         return Part(self._mesh.data_rank, sizes.data, copies=sizes.tp, together=True)
@@ -54,7 +54,7 @@ class ShardedTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the batches of this process. Each process reads the whole stream."""
-        part = self.data_part()
+        part = self._data_part()
         rows = _Rows(self.train_dataset, self.args.train_batch_size, part)
         return DataLoader(rows, batch_size=self.args.train_batch_size, collate_fn=self.data_collator)
 

@@ -78,12 +78,12 @@ class Trainer(transformers.Trainer):
         """Check that a step reads one batch of a stream: the position in the stream is a number of batches."""
         if not isinstance(self.train_dataset, PackedStream):
             return
-        rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.data_part().count
+        rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self._data_part().count
         if self.train_dataset.rows != rows:
             problem = f"a step reads {rows} rows, but the PackedStream has batches of {self.train_dataset.rows}"
             raise TrainingError(problem, hint=f"create the PackedStream with rows={rows}")
 
-    def data_part(self) -> Part:
+    def _data_part(self) -> Part:
         """Return the part of the data that this process reads."""
         return Part(self.accelerator.process_index, self.accelerator.num_processes)
 
@@ -132,7 +132,7 @@ class Trainer(transformers.Trainer):
         evaluation = evaluate(
             self.model,
             self.eval_dataset,
-            part=self.data_part(),
+            part=self._data_part(),
             total=lambda sums: self.accelerator.reduce(sums, "sum"),
             context=self.accelerator.autocast,
         )
