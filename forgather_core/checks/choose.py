@@ -11,6 +11,7 @@ from ..errors import CheckError
 from ..options.aliases import warn_renamed_option
 from ..options.parallel import parallel_sizes
 from ..options.spec import did_you_mean
+from ..parallel.launched import is_launched
 from .call_agreement import call_agreement
 from .covering.requested import requested_case
 from .known import known_checks
@@ -84,8 +85,12 @@ def requested_scope(options: VerifyOptions | VerifyDirectoryOptions, parallel: s
         parallel: The value of `--parallel`.
 
     Raises:
-        ConfigurationError: It gives no sizes.
+        CheckError: A launcher has started several processes of this command.
+        ConfigurationError: The value of `--parallel` gives no sizes.
     """
+    if is_launched():
+        problem = "verify runs in one process, and starts the processes of --parallel itself"
+        raise CheckError(problem, hint="run it without torchrun")
     if parallel is not None:
         parallel_sizes(parallel)
     return Scope(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,9 +12,8 @@ from torch import Tensor
 from ..checkpoint import Checkpoint
 from ..definitions import contracts
 from ..definitions.check import Details, DoesNotApply, Measured, check, expect
-from ..errors import BuildError, CheckError
+from ..errors import BuildError
 from ..options.parallel import ParallelSizes, parallel_sizes
-from ..parallel.launched import launched
 from ..parallel.splits import check_split
 from .shared.compared_gradients import compare_gradients, loss_and_gradients
 from .shared.mesh_rank import MeshTask, adamw
@@ -35,8 +35,6 @@ def parallel_agreement(subject: ModelUnderTest) -> Iterator[Measured | Details]:
     if subject.scope.parallel is None:
         raise DoesNotApply("requires --parallel")
     sizes = parallel_sizes(subject.scope.parallel)
-    if (here := launched()) is not None and here.processes > 1:
-        raise CheckError("verify starts the processes itself", option="--parallel", hint="run it without torchrun")
     yield Details({"mesh": str(sizes), "processes": sizes.processes})
     try:
         check_split(subject.text_config.to_dict(), getattr(subject.config(), "base_model_tp_plan", None) or {}, sizes)
@@ -78,7 +76,8 @@ def _task(subject: ModelUnderTest, parallel: str, model: str, sizes: ParallelSiz
     if subject.made_by_forgather:
         positions = torch.cat([torch.arange(_DOCUMENT), torch.arange(LENGTH - _DOCUMENT)])
         packed = {"input_ids": ids, "position_ids": positions.expand(rows, LENGTH).contiguous()}
-    return MeshTask(parallel, model, subject.seed, {"input_ids": ids, "labels": labels}, packed)
+    batch = {"input_ids": ids, "labels": labels}
+    return MeshTask(parallel, model, subject.seed, batch, packed, plain=subject.made_by_forgather)
 
 
 def _compare_weights(
@@ -95,6 +94,15 @@ def _compare_weights(
         wrong = different_tensors(found["buffers"], dict(fresh.named_buffers()))
         failure = f"the buffers {on} differ from those of a single process: reset_buffers() must fill each"
         yield expect(f"buffers {on}", not wrong, ", ".join(wrong[:3]), failure=failure)
+        if "plain" in found:
+            wrong = different_tensors(found["plain"], _detached(initial))
+            wrong += different_tensors(found["plain_buffers"], dict(fresh.named_buffers()))
+            failure = (
+                f"fully_shard, to_empty and init_weights() {on} give other weights or buffers than one process has"
+            )
+            yield expect(
+                f"initial weights and buffers of plain FSDP2 {on}", not wrong, ", ".join(wrong[:3]), failure=failure
+            )
         wrong = different_tensors(found["loaded"], _detached(loaded))
         yield expect(f"loaded weights {on}", not wrong, ", ".join(wrong[:3]))
         untied = found["tied"] != len(loaded)
@@ -115,6 +123,7 @@ def _compare_steps(model: Any, task: MeshTask, ranks: list[dict[str, Any]], size
     count = int((task.batch["labels"][:, 1:] != -100).sum())
     arguments = {"num_items_in_batch": torch.tensor(count)}
     loss, gradients = loss_and_gradients(model, **task.batch, **arguments, use_cache=False)
+    norm = torch.stack([one.norm() for one in gradients.values()]).norm()
     adamw(model.parameters()).step()
     stepped = {name: one.detach() for name, one in model.named_parameters()}
     for rank, found in enumerate(ranks):
@@ -126,6 +135,8 @@ def _compare_steps(model: Any, task: MeshTask, ranks: list[dict[str, Any]], size
         error = abs(float(found["loss"]) - float(loss)) / max(abs(float(loss)), 1e-30)
         yield Measured(f"loss over unequal numbers of targets {on}", error, tolerance, failure=failure)
         yield compare_gradients(f"gradients {on}", found["gradients"], gradients, tolerance)
+        failure = f"the norm of all gradients {on} is {float(found['norm']):.4g}; that of one process {float(norm):.4g}"
+        yield replace(compare(f"gradient norm {on}", found["norm"], norm, 2 * tolerance), failure=failure)
         yield _compare_step(f"weights after a step of AdamW {on}", found["stepped"], stepped, tolerance)
 
 

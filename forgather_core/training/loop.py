@@ -132,7 +132,7 @@ def train(
                 raise _loss_failure(model, inputs, rng, number, loss)
             norms = stepper.backward(loss if share is None else share.loss_of_part(loss))
             loss = loss if share is None else share.total(loss)
-            norm = _total_norm(norms, device)
+            norm = total_norm(norms, device)
             if not (loss.isfinite() & norm.isfinite()):
                 raise _failure(model, inputs, rng, number, loss, norms if stepper.fused else None)
             stepper.optimizer_step()
@@ -170,7 +170,13 @@ def _first_batch_loss(
     return loss.item()
 
 
-def _total_norm(norms: Norms, device: torch.device) -> Tensor:
+def total_norm(norms: Norms, device: torch.device) -> Tensor:
+    """Return the Euclidean norm of all gradients, from the norm of each parameter's.
+
+    Args:
+        norms: The norms, by name of the parameter.
+        device: The device of the norm if there are no gradients.
+    """
     # Sorted by name, not in the order of backward: fused and plain steps must give the same bits.
     ordered = [norms[name] for name in sorted(norms)]
     return torch.stack(ordered).norm() if ordered else torch.zeros((), device=device)

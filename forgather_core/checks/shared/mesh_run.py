@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import torch
 from .mesh_rank import MeshTask
 
 _SECONDS = 600
+_ENDED = re.compile(r"rank\s*:\s*(\d+) \(local_rank.*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
 _OF_ANOTHER_LAUNCHER = frozenset({"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"})
 MODULE = "forgather_core.checks.shared.mesh_rank"
 
@@ -65,8 +67,27 @@ def _end(launched: subprocess.Popen[str]) -> None:
 
 
 def _first_error(directory: Path, errors: str) -> str:
-    """Return the error of the process that failed first, in one line."""
-    files = sorted(directory.glob("error-*.txt"), key=lambda file: file.stat().st_mtime_ns)
-    lines = [line for line in (files[0].read_text(encoding="utf-8") if files else errors).splitlines() if line.strip()]
-    rank = f"process {files[0].stem.removeprefix('error-')}: " if files else ""
-    return rank + (lines[-1].strip() if lines else "a process died without an error")
+    """Return why the processes failed, in one line: the first error, or the death of a process that others miss.
+
+    Args:
+        directory: The results.
+        errors: What torchrun has written; it lists the exit code of each process that failed.
+    """
+    if found := _first_file(directory, "error"):
+        return found
+    ended = {int(rank): int(code) for rank, code in _ENDED.findall(errors)}
+    for rank, code in ended.items():
+        if code != -signal.SIGTERM and not (directory / f"lost-{rank}.txt").exists():  # torchrun terminates the others
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            return f"process {rank} {how}, without an error"
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
+    return _first_file(directory, "lost") or (lines[-1] if lines else "a process died without an error")
+
+
+def _first_file(directory: Path, kind: str) -> str | None:
+    """Return the last line of the oldest file of this kind, with its process."""
+    files = sorted(directory.glob(f"{kind}-*.txt"), key=lambda file: file.stat().st_mtime_ns)
+    if not files:
+        return None
+    lines = [line.strip() for line in files[0].read_text(encoding="utf-8").splitlines() if line.strip()]
+    return f"process {files[0].stem.removeprefix(f'{kind}-')}: {lines[-1] if lines else 'an error without a message'}"

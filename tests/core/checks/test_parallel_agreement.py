@@ -59,9 +59,9 @@ OPTIONS: dict[str, Any] = {"num_attention_heads": 4}
 
 def constructed(name: str, place: Path) -> Path:
     heads = {} if name == "single_head" else OPTIONS
-    heads |= {"num_key_value_heads": 2} if name in {"llama", "mistral", "qwen3"} else {}
+    groups = {"num_key_value_heads": 2} if name in {"llama", "mistral", "qwen3"} else {}
     tied = {"tie_word_embeddings": True} if name == "single_head" else {}
-    forgather.construct(name, output_dir=place / name, hidden_size=32, num_hidden_layers=2, **heads, **tied)
+    forgather.construct(name, output_dir=place / name, hidden_size=32, num_hidden_layers=2, **heads, **groups, **tied)
     return place / name
 
 
