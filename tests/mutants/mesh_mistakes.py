@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+from transformers.distributed.tensor_parallel import RowwiseParallel, _use_local_dtensor_params
 
 from forgather_core.checkpoint.write import sharded
 from forgather_core.checks.shared import mesh_rank
+from forgather_core.training import optimizers
 from forgather_core.training.row_share import RowShare
 
 RANK = int(os.environ["RANK"])
@@ -121,6 +125,30 @@ def file_lost_from_the_index() -> None:
         return replace(written, index=replace(written.index, weight_map=weights))
 
     sharded._Writer._merged = lost  # type: ignore[method-assign]
+
+
+def bias_of_each_process() -> None:
+    def keep_bias(self: Any, module: Any, mesh: Any) -> Any:
+        return _use_local_dtensor_params(module) if self.should_use_local_tensors(module) else nullcontext()
+
+    RowwiseParallel.context_around_forward = keep_bias  # type: ignore[method-assign]
+
+
+def norm_of_a_part() -> None:
+    optimizers._whole = lambda norm: norm.to_local() if hasattr(norm, "to_local") else norm  # type: ignore[assignment]
+
+
+def a_process_hangs() -> None:
+    if RANK == 1:
+        mesh_rank.save_checkpoint = lambda *_, **__: time.sleep(3600)
+
+
+def a_process_raises() -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError("planted")
+
+    if RANK == 1:
+        mesh_rank.save_checkpoint = fail
 
 
 def a_process_dies() -> None:

@@ -90,10 +90,12 @@ def _results(task: MeshTask, mesh: Mesh, directory: Path) -> dict[str, Any]:
         "tied": len({id(one) for one in model.parameters()}),
     }
     if task.plain:
-        plain = _plainly_sharded(path, mesh.processes.count, task.seed)
+        plain = _plainly_sharded(path, mesh.sizes.processes, task.seed)
         found |= {"plain": whole(dict(plain.named_parameters())), "plain_buffers": whole(dict(plain.named_buffers()))}
     load_checkpoint(path, model)
     found["loaded"] = whole(dict(model.named_parameters()))
+    # Before the first forward pass, after which FSDP2 leaves the outermost parameters whole until backward.
+    stepper = PlainStepper(model, adamw)
     inputs = share.inputs(task.batch)
     model.eval()
     with torch.no_grad():
@@ -102,7 +104,6 @@ def _results(task: MeshTask, mesh: Mesh, directory: Path) -> dict[str, Any]:
             rows = {name: tensor.chunk(share.count)[share.index] for name, tensor in task.packed.items()}
             found["packed"] = model(**rows, use_cache=False).logits
     model.train()
-    stepper = PlainStepper(model, adamw)
     loss = model(**inputs, use_cache=False).loss
     norms = stepper.backward(share.loss_of_part(loss))
     found["norm"] = total_norm(norms, mesh.device)

@@ -36,6 +36,21 @@ IN_THE_MODEL: dict[str, tuple[str, str, dict[str, tuple[str, str]], str]] = {
     "logits not gathered": (
         "llama", "tp=2", {"language_model.py": ('"colwise_gather_output"', '"colwise"')}, "process",
     ),
+    "head norms not in the plan": (
+        "qwen3", "tp=2", {"parallel_plans.py": ('"layers.*.self_attn.k_norm": "replicated_with_grad_allreduce",', "")},
+        "gradients on process",
+    ),
+    "slopes not in the plan": (
+        "deepone", "tp=2", {"parallel_plans.py": ('{"layers.*.self_attn.alibi": "colwise"}', "{}")}, "tp=2: process",
+    ),
+    "input of a rowwise layer not split": (
+        "llama", "tp=2", {"parallel_plans.py": ('"layers.*.mlp.up_proj": "colwise", ', "")}, "tp=2: process",
+    ),
+    "RoPE table filled before to_empty": (
+        "llama", "fsdp=2",
+        {"computed_buffers.py": ("self.reset_buffers()", "pass"), "table_init.py": ("module.reset_buffers()", "pass")},
+        "initial weights and buffers of plain FSDP2 on process",
+    ),
 }  # fmt: skip
 # Name of a function in tests/mutants/mesh_mistakes.py: definition, mesh, words of the failure.
 IN_THE_PROCESSES: dict[str, tuple[str, str, str]] = {
@@ -52,7 +67,10 @@ IN_THE_PROCESSES: dict[str, tuple[str, str, str]] = {
     "slopes_of_other_heads": ("deepone", "tp=2", "logits on process"),
     "one_process_does_not_step": ("llama", "ddp=2", "weights after a step of AdamW on process 1"),
     "file_lost_from_the_index": ("llama", "fsdp=2", "a saved checkpoint has the weights of the processes"),
-    "a_process_dies": ("llama", "fsdp=2", "every process computes the model"),
+    "bias_of_each_process": ("causal_lm", "tp=2", "logits on process"),
+    "norm_of_a_part": ("llama", "fsdp=2", "gradient norm on process"),
+    "a_process_dies": ("llama", "fsdp=2", "process 1 ended with exit code 3, without an error"),
+    "a_process_raises": ("llama", "fsdp=2", "process 1: ValueError: planted"),
 }
 OPTIONS: dict[str, Any] = {"num_attention_heads": 4}
 
@@ -65,8 +83,8 @@ def constructed(name: str, place: Path) -> Path:
     return place / name
 
 
-def row_of(directory: Path, mesh: str | None) -> dict[str, Any]:
-    (row,) = verify(directory, choose(CHECKS, ["parallel-agreement"]), scope=Scope(parallel=mesh))["checks"]
+def row_of(directory: Path, mesh: str | None, seed: int = 0) -> dict[str, Any]:
+    (row,) = verify(directory, choose(CHECKS, ["parallel-agreement"]), seed=seed, scope=Scope(parallel=mesh))["checks"]
     return row
 
 
@@ -111,13 +129,40 @@ def test_the_definitions_agree(name: str, mesh: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["llama", "deepone", "single_head"])
+@pytest.mark.parametrize("name", ["llama", "deepone", "single_head", "causal_lm", "mistral", "qwen3"])
 def test_the_definitions_agree_over_four_processes(name: str, tmp_path: Path) -> None:
     row = row_of(constructed(name, tmp_path), "fsdp=2,tp=2")
     assert row["result"] == "passed", failures(row)
 
 
-@pytest.mark.few(1, slow=5)
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_the_definitions_agree_with_other_seeds(name: str, seed: int, tmp_path: Path) -> None:
+    row = row_of(constructed(name, tmp_path), "fsdp=2,tp=2", seed)
+    assert row["result"] == "passed", failures(row)
+
+
+def test_it_is_refused_in_processes_of_a_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = constructed("llama", tmp_path)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for mesh in ("fsdp=2", None):
+        with pytest.raises(CheckError, match="starts the processes of --parallel itself: run it without torchrun"):
+            forgather.verify(directory, parallel=mesh)
+
+
+@pytest.mark.slow
+def test_processes_that_hang_are_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mesh_run, "MODULE", "tests.mutants.mesh_mistakes")
+    monkeypatch.setattr(mesh_run, "_SECONDS", 60)
+    monkeypatch.setenv("MESH_MISTAKE", "a_process_hangs")
+    row = row_of(constructed("llama", tmp_path), "fsdp=2")
+    assert row["result"] == "failed"
+    assert "2 processes have not ended after 60 s: they wait for each other" in failures(row)
+
+
+@pytest.mark.few(1, slow=8)
 @pytest.mark.parametrize("mistake", IN_THE_MODEL)
 def test_mistakes_in_the_model_are_found(mistake: str, tmp_path: Path) -> None:
     name, mesh, replacements, words = IN_THE_MODEL[mistake]
@@ -131,7 +176,7 @@ def test_mistakes_in_the_model_are_found(mistake: str, tmp_path: Path) -> None:
     assert words in failures(row)
 
 
-@pytest.mark.few(2, slow=14)
+@pytest.mark.few(2, slow=17)
 @pytest.mark.parametrize("mistake", IN_THE_PROCESSES)
 def test_mistakes_of_the_processes_are_found(mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name, mesh, words = IN_THE_PROCESSES[mistake]
