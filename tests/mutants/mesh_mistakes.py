@@ -27,7 +27,8 @@ _inputs, _build, _adamw, _total = RowShare.inputs, mesh_rank.build, mesh_rank.ad
 def _after_build(change: Callable[[Any], None]) -> None:
     def build(*args: Any, **kwargs: Any) -> Any:
         model = _build(*args, **kwargs)
-        change(model)
+        if kwargs.get("mesh") is not None:  # not the model that plain FSDP2 shards
+            change(model)
         return model
 
     mesh_rank.build = build

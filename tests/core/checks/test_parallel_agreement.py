@@ -148,7 +148,7 @@ def test_it_is_refused_in_processes_of_a_launcher(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     for mesh in ("fsdp=2", None):
-        with pytest.raises(CheckError, match="starts the processes of --parallel itself: run it without torchrun"):
+        with pytest.raises(CheckError, match="starts the processes of parallel itself: run it without torchrun"):
             forgather.verify(directory, parallel=mesh)
 
 
