@@ -40,6 +40,15 @@ def started(process: subprocess.Popen[str], tmp_path: Path) -> list[int]:
     raise AssertionError(process.communicate())
 
 
+def ended(run: subprocess.Popen[str], ids: list[int]) -> tuple[str, str]:
+    """Return the output of a command that must end soon, and its processes with it."""
+    began = time.monotonic()
+    out, err = run.communicate(timeout=60)
+    assert time.monotonic() - began < 10
+    assert not any(Path(f"/proc/{one}").exists() for one in ids)
+    return out, err
+
+
 def test_the_first_process_reports(tmp_path: Path) -> None:
     run = start(tmp_path, "--parallel", "fsdp", "--nproc-per-node", "2", "construct", "--save-checkpoint", "--json")
     out, err = run.communicate(timeout=120)
@@ -71,23 +80,17 @@ def test_a_killed_process_ends_the_others(tmp_path: Path) -> None:
     run = start(tmp_path, "--parallel", "fsdp", "--nproc-per-node", "2", "test", "--steps", "100000")
     ids = started(run, tmp_path)
     os.kill(ids[1], signal.SIGKILL)
-    began = time.monotonic()
-    _, err = run.communicate(timeout=60)
-    assert time.monotonic() - began < 10
+    _, err = ended(run, ids)
     assert run.returncode == 2
     assert "was killed by SIGKILL: if memory ran out, use more processes" in err
     assert err.count("forgather: error") == 1
-    assert not any(Path(f"/proc/{one}").exists() for one in ids)
 
 
 def test_an_interruption_leaves_no_process(tmp_path: Path) -> None:
     run = start(tmp_path, "--parallel", "fsdp", "--nproc-per-node", "2", "test", "--steps", "100000")
     ids = started(run, tmp_path)
     run.send_signal(signal.SIGINT)
-    began = time.monotonic()
-    out, err = run.communicate(timeout=60)
-    assert time.monotonic() - began < 10
+    out, err = ended(run, ids)
     assert run.returncode == 130
     assert "ended early" in out
     assert err.count("interrupted") == 1
-    assert not any(Path(f"/proc/{one}").exists() for one in ids)

@@ -12,6 +12,7 @@ from tests.support.fork_server import ForkServer
 from tests.support.processes import free_port
 
 from .conftest import run_in
+from .test_train_mesh import compare
 
 pytestmark = pytest.mark.slow
 
@@ -48,9 +49,4 @@ def test_two_processes_train_as_one(tmp_path: Path, server: ForkServer) -> None:
     two = run(tmp_path, launch, "two", "--batch-size", "4")
     assert one["plan"]["rows"] == two["plan"]["rows"] == 8
     assert two["plan"]["processes"] == 2
-    assert [step["step"] for step in one["steps"]] == [step["step"] for step in two["steps"]]
-    for a, b in zip(one["steps"], two["steps"], strict=True):
-        assert b["loss"] == pytest.approx(a["loss"], abs=1e-5)
-        assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-4)
-    for a, b in zip(one["evaluations"], two["evaluations"], strict=True):
-        assert b["loss"] == pytest.approx(a["loss"], abs=1e-5)
+    compare(two, one)

@@ -37,19 +37,12 @@ from forgather_core.checkpoint.formats.stored import WeightFile
 from forgather_core.errors import CheckpointError
 from tests.core.checkpoint.test_convert import MIXED, Holder
 from tests.core.checkpoint.test_sharded_load import Tied
+from tests.core.checkpoint.test_sharded_save import LLAMA
 from tests.core.checkpoint.test_sharded_save import distributed as sharded_in_two_ways
 from tests.core.checkpoint.test_sharded_save import whole as whole_of_two_ways
 from tests.support.mesh import part_of, process_of_mesh, shard
 from tests.support.ranks import run_ranks
 
-LLAMA: dict[str, Any] = {
-    "vocab_size": 30,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "tie_word_embeddings": True,
-}
 FILE = "__0_0.distcp"
 
 
