@@ -211,15 +211,15 @@ class ModelCommand:
         count = given.pop("nproc_per_node", None)
         self.options = {"project": Path(ctx.find_root().params.get("project") or "."), **given}
         command = str(ctx.command.name)
+        parallel = given.get("parallel") or session.preset_values().get("parallel") or "ddp"
         if command in ("construct", "test") and (count is not None or is_launched()):
-            self.options.setdefault("parallel", session.preset_values().get("parallel") or "ddp")
+            self.options["parallel"] = parallel
         if count is not None:
             from .workers import start_processes
 
             refuse_other_commands(command, session.given_specs())
             if command == "verify":  # it starts the processes of one check
-                text = given.get("parallel") or session.preset_values().get("parallel") or "ddp"
-                self.options["parallel"] = str(parallel_sizes(text, count))
+                self.options["parallel"] = str(parallel_sizes(parallel, count))
             else:
                 start_processes(command, self.model, self.options, count)
         self.output = Output(make_view, {name: value for name, value in session.given.items() if name in of_output})

@@ -14,7 +14,7 @@ from ..definitions import contracts
 from ..definitions.check import Details, DoesNotApply, Measured, check, expect
 from ..errors import BuildError
 from ..options.parallel import ParallelSizes, parallel_sizes
-from ..parallel.splits import check_split
+from ..parallel.splits import check_split, tensor_plan
 from .shared.compared_gradients import compare_gradients, loss_and_gradients
 from .shared.mesh_rank import MeshTask, adamw
 from .shared.mesh_run import MeshRunError, run_mesh
@@ -37,7 +37,7 @@ def parallel_agreement(subject: ModelUnderTest) -> Iterator[Measured | Details]:
     sizes = parallel_sizes(subject.scope.parallel)
     yield Details({"mesh": str(sizes), "processes": sizes.processes})
     try:
-        check_split(subject.text_config.to_dict(), getattr(subject.config(), "base_model_tp_plan", None) or {}, sizes)
+        check_split(subject.text_config.to_dict(), tensor_plan(subject.config()), sizes)
     except BuildError as error:
         raise DoesNotApply(f"the small copy is too small: {error.problem}; add --full") from None
     model = subject.randomized_model(**subject.no_dropout)

@@ -16,7 +16,7 @@ from ..errors import CheckError
 from ..model.directory_errors import directory_problem, edited, load_config, loading_errors
 from ..model.parameters import parameter_table
 from ..options.parallel import parallel_sizes
-from ..parallel.splits import check_split
+from ..parallel.splits import check_split, tensor_plan
 from ..runtime.child_process import ChildDiedError, ChildProcesses, can_fork
 from ..runtime.memory_guard import most_parameters, refuse_too_large
 from ..runtime.partial_results import keep_partial
@@ -167,7 +167,7 @@ def _try_values(subject: ModelUnderTest) -> None:
 def _refuse_split(directory: Path, parallel: str) -> None:
     """Refuse a mesh over which the model cannot be split."""
     config = load_config(directory, CheckError).get_text_config()
-    check_split(config.to_dict(), config.base_model_tp_plan or {}, parallel_sizes(parallel))
+    check_split(config.to_dict(), tensor_plan(config), parallel_sizes(parallel))
 
 
 def _refuse_too_large(subject: ModelUnderTest) -> None:

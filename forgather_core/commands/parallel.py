@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from ..errors import BuildError
 from ..options.parallel import ParallelSizes, parallel_sizes
-from ..parallel.splits import check_split
+from ..parallel.splits import check_device, check_split, tensor_plan
 from ..settings.resolved_model import ResolvedModel
 
 
@@ -21,14 +20,7 @@ def check_parallel(resolved: ResolvedModel, processes: int) -> ParallelSizes:
     """
     build = resolved.build
     sizes = parallel_sizes(build.parallel or "ddp", processes)
-    kind, _, index = build.device.partition(":")
-    if processes > 1 and (kind == "mps" or index):
-        problem = f"must be cpu or cuda with several processes; got '{build.device}'"
-        raise BuildError(problem, option="--device", hint=f"use --device {'cpu' if kind == 'mps' else kind}")
-    check_split(resolved.config, tensor_plan_of(resolved), sizes)
+    if processes > 1 and build.device != "meta":
+        check_device(build.device)
+    check_split(resolved.config, tensor_plan(resolved.definition.config_class()), sizes)
     return sizes
-
-
-def tensor_plan_of(resolved: ResolvedModel) -> dict[str, str]:
-    """Return the tensor-parallel plan of a model."""
-    return getattr(resolved.definition.config_class(), "base_model_tp_plan", None) or {}

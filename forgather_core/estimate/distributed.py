@@ -10,7 +10,7 @@ from typing import Any
 from ..options.parallel import parallel_sizes
 from ..parallel.mesh import Mesh
 from ..parallel.simulated import simulated_mesh
-from ..parallel.splits import check_fused, check_split
+from ..parallel.splits import check_fused, check_split, tensor_plan
 from ..settings.resolved_model import ResolvedModel
 from .timeline import Timeline
 from .wire import Wire
@@ -33,7 +33,7 @@ def requested_mesh(resolved: ResolvedModel, *, fused: bool = False) -> Iterator[
     if sizes is None or sizes.processes == 1:
         yield None
         return
-    plan = getattr(resolved.definition.config_class(), "base_model_tp_plan", None) or {}
+    plan = tensor_plan(resolved.definition.config_class())
     check_split(resolved.config, plan, sizes)
     if fused:
         check_fused(plan, sizes)

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-from ..errors import ForgatherError, first_line
+from ..errors import ForgatherError
 from .launched import launched
-from .processes import is_lost_connection
+from .processes import is_lost_connection, lost_process
 
 _GRACE = 5.0  # seconds until a launcher has ended the other processes of one that died
 _END = 30.0
@@ -39,8 +39,7 @@ def only_first_error() -> Iterator[None]:
             time.sleep(_END)
             os._exit(1)
         if lost and not isinstance(error, ForgatherError):
-            problem = f"another process has died or does not answer: {first_line(error)}"
-            raise ForgatherError(problem, hint="see its output") from error
+            raise lost_process(error) from error
         raise
 
 

@@ -18,6 +18,7 @@ from ..errors import BuildError
 from ..options.parallel import ParallelSizes, parallel_sizes
 from .launched import launched
 from .processes import Processes
+from .splits import check_device
 
 _FLAG = "--parallel"
 _BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
@@ -55,9 +56,9 @@ class Mesh:
         import torch.distributed as dist
 
         here = launched()
-        count = (
-            dist.get_world_size() if dist.is_available() and dist.is_initialized() else here.processes if here else 1
-        )
+        count = here.processes if here is not None else 1
+        if dist.is_available() and dist.is_initialized():
+            count = dist.get_world_size()
         sizes = parallel_sizes(parallel, count)
         if here is None and count == 1:
             hint = "add --nproc-per-node N, or start it with torchrun"
@@ -144,11 +145,8 @@ def _untie(model: Any) -> None:
 
 def _device_of(device: str, local_rank: int) -> torch.device:
     """Return the device of this process, and make it torch's current one."""
-    kind, _, index = device.partition(":")
-    if kind not in _BACKENDS or index:
-        problem = f"must be cpu or cuda with several processes; got '{device}'"
-        raise BuildError(problem, option="--device", hint=f"use --device {kind if kind in _BACKENDS else 'cpu'}")
-    if kind == "cpu":
+    check_device(device)
+    if device == "cpu":
         return torch.device("cpu")
     if local_rank >= torch.cuda.device_count():
         problem = f"process {local_rank} of this machine has no GPU: it has {torch.cuda.device_count()}"

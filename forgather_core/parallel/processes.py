@@ -135,8 +135,13 @@ def connected() -> Iterator[None]:
     except RuntimeError as error:  # torch.distributed's errors are subclasses; gloo raises the class itself
         if not is_lost_connection(error):
             raise
-        problem = f"another process has died or does not answer: {first_line(error)}"
-        raise LostProcessError(problem, hint="see its output") from error
+        raise lost_process(error) from error
+
+
+def lost_process(error: BaseException) -> LostProcessError:
+    """Return the error of one line for a lost connection."""
+    problem = f"another process has died or does not answer: {first_line(error)}"
+    return LostProcessError(problem, hint="see its output")
 
 
 def is_lost_connection(error: BaseException) -> bool:

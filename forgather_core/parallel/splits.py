@@ -15,6 +15,26 @@ _HEADS = {"q_proj": ("num_attention_heads", "heads"), "k_proj": ("num_key_value_
 _SIZES = {"vocab_size": "entries of the vocabulary", "intermediate_size": "hidden channels"}
 
 
+def tensor_plan(config: Any) -> Mapping[str, str]:
+    """Return the tensor-parallel plan of a configuration of transformers, or of its class; empty if it has none."""
+    return getattr(config, "base_model_tp_plan", None) or {}
+
+
+def check_device(device: str) -> None:
+    """Check that a device is one that several processes can have one each of.
+
+    Args:
+        device: The name of a device, not meta.
+
+    Raises:
+        BuildError: It is not `cpu` or `cuda`.
+    """
+    kind, _, index = device.partition(":")
+    if kind not in {"cpu", "cuda"} or index:
+        problem = f"must be cpu or cuda with several processes; got '{device}'"
+        raise BuildError(problem, option="--device", hint=f"use --device {'cuda' if kind == 'cuda' else 'cpu'}")
+
+
 def check_split(values: Mapping[str, Any], plan: Mapping[str, str], sizes: ParallelSizes) -> None:
     """Check that a model can be split over the processes of a mesh.
 

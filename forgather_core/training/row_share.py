@@ -25,9 +25,9 @@ class RowShare:
         copies: The number of processes that compute the same part.
     """
 
-    index: int
-    count: int
-    copies: int
+    index: int = 0
+    count: int = 1
+    copies: int = 1
 
     @classmethod
     def of(cls, mesh: Mesh | None) -> RowShare | None:

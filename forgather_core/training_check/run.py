@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..commands.parallel import tensor_plan_of
 from ..data.batches import Batch, packed_batches, padded_batches, random_documents
 from ..data.corpus import Corpus
 from ..data.projects import open_corpus
 from ..data.tokenized import tokenized_documents
 from ..errors import DataError, TrainingCheckError
 from ..options.command_options import TestOptions
-from ..parallel.splits import check_fused
+from ..parallel.splits import check_fused, tensor_plan
 from ..tokenizers.lookup import load_tokenizer
 from ..training import measure
 from ..training.loop import Step, TrainingResult, train
@@ -73,7 +72,7 @@ def run_training_check(
     if next(made.model.parameters()).is_meta:
         return report_of(made, options, data)
     if made.mesh is not None and options.fuse_optim_with_backward:
-        check_fused(tensor_plan_of(made.resolved), made.mesh.sizes)
+        check_fused(tensor_plan(made.model.config), made.mesh.sizes)
     with ExitStack() as stack:
         batches = _batches(made, options, corpus, stack)
         batches = chain([next(batches)], batches)  # errors in the data are raised before anything is printed

@@ -20,6 +20,7 @@ from ..data.corpus import Corpus, CorpusDigest, message_texts
 from ..data.tokenized import no_text, token_ids
 from ..errors import DataError
 from ..training.loss import loss_of
+from ..training.row_share import RowShare
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,14 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class Part:
+class Part(RowShare):
     """The part of the held-out batches that a process evaluates.
 
     Args:
-        index: The number of the part, from 0.
-        count: The number of parts.
-        copies: The number of processes that evaluate the same part.
+        index, count, copies: See `RowShare`.
         together: Whether the model calls all processes in each forward pass, so that all make the same number of them.
     """
 
-    index: int = 0
-    count: int = 1
-    copies: int = 1
     together: bool = False
 
     def batches(self, held_out: HeldOut) -> Iterator[tuple[Batch, int]]:

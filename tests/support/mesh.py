@@ -10,20 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from forgather_core.parallel.simulated import simulated_process
+
 
 @contextmanager
 def process_of_mesh(rank: int, shape: Sequence[int]) -> Iterator[Any]:
     """Pretend to be one process of a mesh, which communicates with no other; provide the mesh."""
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    size = torch.Size(shape).numel()
-    torch.distributed.init_process_group("fake", rank=rank, world_size=size, store=FakeStore())
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield init_device_mesh("cpu", tuple(shape))
-    finally:
-        torch.distributed.destroy_process_group()
+    with simulated_process(rank, torch.Size(shape).numel()), warnings.catch_warnings(action="ignore"):
+        yield init_device_mesh("cpu", tuple(shape))
 
 
 def part_of(whole: Tensor, mesh: Any, dims: Sequence[int | None]) -> Tensor:

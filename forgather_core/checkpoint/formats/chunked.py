@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 
 import torch
 from torch import Tensor
 
-from .stored import StoredTensor, memory_of
+from .stored import RunsTensor, StoredTensor, memory_of
 
 
-class ChunkedTensor(StoredTensor):
+class ChunkedTensor(RunsTensor):
     """A tensor that is divided into chunks along any of its dimensions. Only the chunks that are needed are read.
 
     Args:
@@ -63,17 +63,13 @@ class ChunkedTensor(StoredTensor):
             values[box].copy_(chunk.mapped())
         return values
 
-    def read(self, memory: memoryview, start: int) -> None:
-        """Fill `memory` with the bytes of the values, starting at byte `start`. Reads no other chunk."""
-        if not self.streams:
-            super().read(memory, start)
-            return
-        done = 0
-        while done < memory.nbytes:
-            chunk, at, size = self._run(start + done)
-            size = min(size, memory.nbytes - done)
-            chunk.read(memory[done : done + size], at)
-            done += size
+    def runs(self, start: int, count: int) -> Iterator[tuple[StoredTensor, int, int]]:
+        """Yield the chunk, the offset in it and the size of each run, for a range of bytes of the tensor."""
+        while count:
+            chunk, at, size = self._run(start)
+            size = min(size, count)
+            yield chunk, at, size
+            start, count = start + size, count - size
 
     def _run(self, byte: int) -> tuple[StoredTensor, int, int]:
         """Return the chunk that holds a byte, the byte's offset in it, and the size of the run that begins there."""

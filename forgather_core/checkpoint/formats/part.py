@@ -8,10 +8,10 @@ from math import prod
 import torch
 from torch import Tensor
 
-from .stored import StoredTensor, memory_of
+from .stored import RunsTensor, StoredTensor, memory_of
 
 
-class PartTensor(StoredTensor):
+class PartTensor(RunsTensor):
     """A box within a stored tensor, of which only the bytes of the box are read.
 
     Args:
@@ -44,18 +44,8 @@ class PartTensor(StoredTensor):
         self.read(memory_of(values), 0)
         return values
 
-    def read(self, memory: memoryview, start: int) -> None:
-        """Fill `memory` with the bytes of the box, starting at byte `start` of it."""
-        if not self.streams:
-            super().read(memory, start)
-            return
-        done = 0
-        for at, size in self._runs(start, memory.nbytes):
-            self.source.read(memory[done : done + size], at)
-            done += size
-
-    def _runs(self, start: int, count: int) -> Iterator[tuple[int, int]]:
-        """Yield offset in the source and size of each run of consecutive bytes, for a range of bytes of the box."""
+    def runs(self, start: int, count: int) -> Iterator[tuple[StoredTensor, int, int]]:
+        """Yield the source, the offset in it and the size of each run, for a range of bytes of the box."""
         width, outer = self.dtype.itemsize, self._first
         run = prod(self.shape[outer:]) * width
         strides = [prod(self.source.shape[i + 1 :]) * width for i in range(len(self.shape))]
@@ -67,5 +57,5 @@ class PartTensor(StoredTensor):
                 number, index = divmod(number, self.shape[axis])
                 at += (self._box[axis][0] + index) * strides[axis]
             size = min(run - within, count)
-            yield at, size
+            yield self.source, at, size
             start, count = start + size, count - size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import Protocol
@@ -69,6 +70,24 @@ class StoredTensor(ABC):
         """Fill `memory` with the bytes of the values, starting at byte `start`."""
         values = self.mapped()  # it may be new, and must outlive its memory
         memory[:] = memory_of(values)[start : start + memory.nbytes]
+
+
+class RunsTensor(StoredTensor):
+    """A tensor whose bytes are runs of consecutive bytes of other tensors."""
+
+    @abstractmethod
+    def runs(self, start: int, count: int) -> Iterator[tuple[StoredTensor, int, int]]:
+        """Yield the tensor, the offset in it and the size of each run, for a range of bytes of this tensor."""
+
+    def read(self, memory: memoryview, start: int) -> None:
+        """Fill `memory` with the bytes of the values, starting at byte `start`. Reads no other bytes."""
+        if not self.streams:
+            super().read(memory, start)
+            return
+        done = 0
+        for source, at, size in self.runs(start, memory.nbytes):
+            source.read(memory[done : done + size], at)
+            done += size
 
 
 class Readable(Protocol):

@@ -68,19 +68,12 @@ def save_checkpoint(
     if wrapped.rank and not wrapped.has_fsdp:
         return SaveReport(directory, (), 0, 0, {}, (f"rank {wrapped.rank} writes nothing: rank 0 saves the model",))
     wrapped.refuse_merged()
-    values = wrapped.state(keep_vars=split)  # a tied tensor without a local part is known by the object
-
-    how: dict[str, Any] = {"safetensors": safetensors, "limit": limit, "on_progress": on_progress}
-    make = partial(_job_of, wrapped, values, **how)
 
     def save(job: Job) -> SaveReport:
         with saving_errors(directory):
             return save_with_locks(job, directory, on_wait)
 
-    if split:
-        report = save_sharded(make, values, save, directory)
-    else:
-        report = save(make()) if not wrapped.has_fsdp else _save_gathered(wrapped, lambda: save(make()))
+    report = _save_by(save, wrapped, directory, safetensors=safetensors, limit=limit, on_progress=on_progress)
     for note in report.notes:
         if note.startswith(ADAPTERS_NOT_SAVED):
             warnings.warn(note, stacklevel=2)
@@ -122,11 +115,18 @@ def save_model(
     Raises:
         CheckpointError: The model has tensors without values, or of an unsupported kind.
     """
-    wrapped = Wrapped.of(model)
+    how: dict[str, Any] = {"safetensors": safetensors, "limit": limit, "on_progress": on_progress}
+    return _save_by(save, Wrapped.of(model), directory, **how)
+
+
+def _save_by(save: Callable[[Job], SaveReport], wrapped: Wrapped, directory: Path, **how: Any) -> SaveReport:
+    """Save by a function, of several processes together if the weights are sharded."""
     split = any(map(is_sharded, wrapped.root.parameters()))
-    values = wrapped.state(keep_vars=split)
-    make = partial(_job_of, wrapped, values, safetensors=safetensors, limit=limit, on_progress=on_progress)
-    return save_sharded(make, values, save, directory) if split else save(make())
+    values = wrapped.state(keep_vars=split)  # a tied tensor without a local part is known by the object
+    make = partial(_job_of, wrapped, values, **how)
+    if split:
+        return save_sharded(make, values, save, directory)
+    return _save_gathered(wrapped, lambda: save(make())) if wrapped.has_fsdp else save(make())
 
 
 def _job_of(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ...parallel.simulated import simulated_process
 from .meta_initialization import fill_with_nan
 from .model_under_test import ModelUnderTest
 
@@ -34,7 +32,8 @@ def initialized_shard(subject: ModelUnderTest, dims: tuple[int, ...]) -> dict[st
 
     with torch.device("meta"):
         model = subject.fresh_model()
-    with _last_process(_SIZE ** len(dims)):
+    count = _SIZE ** len(dims)
+    with simulated_process(count - 1, count):
         mesh = init_device_mesh("cpu", (_SIZE,) * len(dims))
         parts: dict[nn.Parameter, nn.Parameter] = {}
         for name, parameter in [*model.named_parameters(remove_duplicate=False)]:
@@ -62,17 +61,3 @@ def part_of(tensor: Tensor, dims: tuple[int, ...]) -> Tensor:
             chunks = part.chunk(_SIZE, dim)
             part = chunks[-1] if len(chunks) == _SIZE else part.narrow(dim, 0, 0)
     return part.contiguous()
-
-
-@contextmanager
-def _last_process(count: int) -> Iterator[None]:
-    """Be the last of several processes, whose messages are not sent."""
-    import torch.distributed as dist
-    from torch.testing._internal.distributed.fake_pg import FakeStore
-
-    with warnings.catch_warnings(action="ignore"):
-        dist.init_process_group("fake", rank=count - 1, world_size=count, store=FakeStore())
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()

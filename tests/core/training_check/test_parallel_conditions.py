@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from forgather_core.commands.parallel import check_parallel, tensor_plan_of
+from forgather_core.commands.parallel import check_parallel
 from forgather_core.definitions.registry import registry
 from forgather_core.errors import BuildError, ConfigurationError, TrainingError
 from forgather_core.options.parallel import ParallelSizes
 from forgather_core.options.train_options import TrainOptions
-from forgather_core.parallel.splits import check_fused
+from forgather_core.parallel.splits import check_fused, tensor_plan
 from forgather_core.settings.layers import find_configuration
 from forgather_core.settings.resolve import resolve as resolve_options
 from forgather_core.settings.resolved_model import ResolvedModel
@@ -24,7 +24,7 @@ def resolve(name: str, **options: Any) -> ResolvedModel:
 
 
 def test_gradients_that_are_summed_after_backward_are_not_fused() -> None:
-    qwen3, llama = tensor_plan_of(resolve("qwen3")), tensor_plan_of(resolve("llama"))
+    qwen3, llama = (tensor_plan(resolve(name).definition.config_class()) for name in ("qwen3", "llama"))
     with pytest.raises(BuildError, match="--fuse-optim-with-backward does not support tp for this model"):
         check_fused(qwen3, ParallelSizes(tp=2))
     check_fused(qwen3, ParallelSizes(fsdp=2))
