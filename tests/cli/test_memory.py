@@ -186,7 +186,7 @@ def test_ctrl_c_keeps_partial_results(cli: Cli, monkeypatch: pytest.MonkeyPatch,
              "estimate": ("estimate",), "compare": ("compare", "llama/30M"),
              "verify": ("verify", "--checks", "causality,rows"), "construct": ("construct",)}[command]  # fmt: skip
     place = {"test": (2, "forgather_core.training.loop:loss_of"),
-             "estimate": (2, "forgather_core.estimate.run:_on_device"),
+             "estimate": (2, "forgather_core.estimate.run:on_device"),
              "compare": (1, "forgather_core.estimate.compare:estimate_of"),
              "verify": (1, "forgather_core.checks.run:try_check"),
              "construct": (0, "forgather_core.estimate:memory_of_step")}[command]  # fmt: skip
