@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ class Memory:
     def _fake(self) -> FakeModel:
         model, axes = self.model(), dict[int, str]()
         if self._mesh is not None:
-            model = self._mesh.distribute(model)
+            model = replace(self._mesh, bf16=self._step.autocast).distribute(model)
             axes = {stride: axis for axis, stride in strides(self._mesh.sizes).items()}
         if self._checkpointing:
             enable_checkpointing(model)

@@ -34,12 +34,15 @@ class Mesh:
         processes: The processes.
         local_processes: The number of processes on this machine.
         manager: transformers' view of the mesh.
+        bf16: Whether FSDP gathers float32 weights in bfloat16, and computes with these. Gradients are reduced in
+            float32. Autocast alone would gather float32, and keep its own copies of all weights until the step ends.
     """
 
     sizes: ParallelSizes
     processes: Processes
     local_processes: int
     manager: Any
+    bf16: bool = False
 
     @classmethod
     def connect(cls, parallel: str, device: str) -> Mesh | None:
@@ -113,7 +116,12 @@ class Mesh:
         from transformers.distributed.tensor_parallel import apply_tensor_parallelism
 
         sizes = self.sizes
-        config = DistributedConfig(tp_size=sizes.tp, fsdp_size=sizes.fsdp, dp_replicate_size=sizes.ddp)
+        config = DistributedConfig(
+            tp_size=sizes.tp,
+            fsdp_size=sizes.fsdp,
+            dp_replicate_size=sizes.ddp,
+            fsdp_mixed_precision=self.bf16,
+        )
         # The steps of `maybe_distribute_model`, which fails on tied weights: their plan names both, once each.
         model.config.distributed_config, model._mesh_manager = config, self.manager
         model._device_mesh = self.manager.get_mesh(("pp", "fsdp", "tp"))

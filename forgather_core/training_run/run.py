@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -100,6 +100,7 @@ def run_training(
     resolved, processes = run_processes(resolved)
     check_supported(resolved, options, processes.sizes, sharded=processes.mesh is not None)
     plan = plan_of(options, torch.device(resolved.build.device), processes.sizes.data)
+    mesh = replace(processes.mesh, bf16=plan.bf16) if processes.mesh is not None else None
     split = split_corpus(open_corpus(options.dataset_project, options.dataset_config), options.eval_fraction)
     target = resolved.target(project).resolve()
     lock_problem = f"another run trains in {target}"
@@ -109,7 +110,7 @@ def run_training(
     with exclusive or nullcontext(), quiet_transformers():
         latest = checkpoint_to_resume(target, options, resolved, plan)
         check_trainable(resolved, has_checkpoint=latest is not None)
-        in_turn = nullcontext() if processes.mesh is not None else processes.state.main_process_first()
+        in_turn = nullcontext() if mesh is not None else processes.state.main_process_first()
         with in_turn:
             made = construct(
                 resolved,
@@ -118,7 +119,7 @@ def run_training(
                 keep=keep,
                 callbacks=callbacks.construct,
                 force=force,
-                mesh=processes.mesh,
+                mesh=mesh,
             )
         checkpoints = made.directory.path.resolve() / CHECKPOINTS
         run = _Run(made, options, plan, split, latest, load_tokenizer(str(made.directory.path), option=None))

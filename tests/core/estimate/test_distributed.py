@@ -13,7 +13,16 @@ from forgather_core.errors import BuildError, ConfigurationError
 from forgather_core.estimate import Memory, estimate
 from forgather_core.estimate.collectives import summed
 from forgather_core.estimate.distributed import requested_mesh
-from forgather_core.estimate.timeline import CACHE, GATHERED, GRADIENTS, OPTIMIZER, REDUCED, WEIGHTS, Timeline
+from forgather_core.estimate.timeline import (
+    ACTIVATIONS,
+    CACHE,
+    GATHERED,
+    GRADIENTS,
+    OPTIMIZER,
+    REDUCED,
+    WEIGHTS,
+    Timeline,
+)
 from forgather_core.options.command_options import EstimateOptions
 
 from .conftest import DEFINITIONS, Resolve
@@ -52,6 +61,26 @@ def test_fsdp_halves_what_is_held_and_gathers_each_layer(resolved: Resolve) -> N
         ("fsdp", "all-gather", "backward"): (LAYERS + 1, 4 * (TOTAL - tail), 4 * (TOTAL - tail) / 2),
         ("fsdp", "reduce-scatter", "backward"): (LAYERS + 3, 4 * TOTAL, 4 * TOTAL / 2),
     }
+
+
+def test_mixed_precision_gathers_16_bits_and_keeps_no_copy_of_all_weights(resolved: Resolve) -> None:
+    step = trained(resolved, "fsdp=2", precision="mixed")
+    assert step.held[WEIGHTS] == 4 * TOTAL / 2
+    rows = {key: payload for key, (_, payload, _) in wire(step).items()}
+    tail = TABLE + NORM
+    assert rows == {
+        ("fsdp", "all-gather", "forward"): 2 * TOTAL,
+        ("fsdp", "all-gather", "backward"): 2 * (TOTAL - tail),
+        ("fsdp", "reduce-scatter", "backward"): 4 * TOTAL,
+    }
+
+    def activations(layers: int) -> int:
+        settings = resolved("llama", **SMALL | {"num_hidden_layers": layers}, parallel="fsdp=2")
+        with requested_mesh(settings) as found:
+            memory = Memory(settings, device_type="cpu", mesh=found, precision="mixed", checkpointing=True)
+            return memory.training(1, 1).after("forward")[ACTIVATIONS]
+
+    assert activations(4) - activations(2) < 2 * LAYER  # autocast alone would keep the weights of each layer
 
 
 def test_more_devices_hold_less_and_exchange_more(resolved: Resolve) -> None:
