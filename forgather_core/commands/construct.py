@@ -61,8 +61,8 @@ class ProgressCallbacks:
     saving: Callable[[int, int], None] | None = None
 
 
-# Arguments: the configuration, a function that builds the model on meta, and the directory.
-OnModel = Callable[[Any, Callable[[], "nn.Module"], Path], None]
+# Arguments: the configuration, a function that builds the model on meta, the directory, and the mesh.
+OnModel = Callable[[Any, Callable[[], "nn.Module"], Path, "Mesh | None"], None]
 
 
 def construct(
@@ -149,7 +149,7 @@ def _before_build(
     from ..model.parameters import parameter_table
     from ..runtime.memory_guard import most_parameters, refuse_too_large
 
-    share = mesh.share if mesh is not None else 1
+    share = mesh.memory_share.weights if mesh is not None else 1
     if not force:
         bounds = (
             lambda: int(share * 8 * most_parameters(config.to_dict())),
@@ -157,7 +157,7 @@ def _before_build(
         )
         refuse_too_large("this model", options.device, bounds)
     if on_model is not None:
-        on_model(config, on_meta, path)
+        on_model(config, on_meta, path, mesh)
 
 
 def _commit(

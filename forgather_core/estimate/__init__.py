@@ -2,6 +2,7 @@
 
 from .compare import compare
 from .devices import known_device
+from .distributed import least_memory
 from .memory import Memory
 from .run import estimate, memory_of, memory_of_options, memory_of_step, step_options
 from .timeline import BatchExtrapolation, Peak, Timeline
@@ -14,6 +15,7 @@ __all__ = [
     "compare",
     "estimate",
     "known_device",
+    "least_memory",
     "memory_of",
     "memory_of_options",
     "memory_of_step",

@@ -8,11 +8,12 @@ from dataclasses import asdict
 from typing import Any
 
 from ..options.parallel import parallel_sizes
+from ..parallel.memory_share import MemoryShare
 from ..parallel.mesh import Mesh
 from ..parallel.simulated import simulated_mesh
 from ..parallel.splits import check_fused, check_split, tensor_plan
 from ..settings.resolved_model import ResolvedModel
-from .timeline import Timeline
+from .timeline import GRADIENTS, OPTIMIZER, WEIGHTS, Peak, Timeline
 from .wire import Wire
 
 
@@ -39,6 +40,21 @@ def requested_mesh(resolved: ResolvedModel, *, fused: bool = False) -> Iterator[
         check_fused(plan, sizes)
     with simulated_mesh(sizes) as mesh:
         yield mesh
+
+
+def least_memory(peak: Peak, share: MemoryShare, *, held: bool = True) -> int:
+    """Return the least memory of a step of a distributed model, in bytes: without what its communication needs.
+
+    The mesh itself cannot be traced in a process that belongs to it.
+
+    Args:
+        peak: The peak of the whole model on one device.
+        share: The fractions of it in one memory.
+        held: Whether to count the weights.
+    """
+    sharded = sum(peak.parts.get(kind, 0) for kind in (GRADIENTS, OPTIMIZER)) + held * peak.parts.get(WEIGHTS, 0)
+    rest = peak.bytes - sum(peak.parts.get(kind, 0) for kind in (WEIGHTS, GRADIENTS, OPTIMIZER))
+    return int(share.weights * sharded + share.activations * rest)
 
 
 def mesh_setup(mesh: Mesh, rows: int) -> str:

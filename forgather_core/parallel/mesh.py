@@ -17,6 +17,7 @@ import torch
 from ..errors import BuildError
 from ..options.parallel import ParallelSizes, parallel_sizes
 from .launched import launched
+from .memory_share import MemoryShare
 from .processes import Processes
 from .splits import check_device
 
@@ -97,10 +98,9 @@ class Mesh:
         return self.processes.rank // self.sizes.tp
 
     @property
-    def share(self) -> float:
-        """The fraction of the weights in one memory: of a GPU, or of this machine, whose processes share it."""
-        parts = self.sizes.fsdp * self.sizes.tp
-        return (self.local_processes if self.device.type == "cpu" else 1) / parts
+    def memory_share(self) -> MemoryShare:
+        """The fractions of the memory of a step on this device, or on this machine."""
+        return MemoryShare.of(self.sizes, self.device.type, self.local_processes)
 
     def distribute(self, model: Any) -> Any:
         """Replace the parameters of a model on meta by parts, still on meta, and return the model.

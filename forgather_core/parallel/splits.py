@@ -44,7 +44,7 @@ def check_split(values: Mapping[str, Any], plan: Mapping[str, str], sizes: Paral
         sizes: The sizes of the mesh.
 
     Raises:
-        BuildError: Heads cannot be divided among the processes, or there are fewer rows or channels than processes.
+        BuildError: Heads cannot be divided among the processes, or a process would have no rows or channels.
     """
     if sizes.tp == 1:
         return
@@ -63,8 +63,14 @@ def check_split(values: Mapping[str, Any], plan: Mapping[str, str], sizes: Paral
             raise _refusal(sizes, count, what, joined(options, "or") if len(options) > 1 else options[0])
     for key, what in _SIZES.items():
         count = values.get(key)
-        if isinstance(count, int) and count < sizes.tp:
-            raise _refusal(sizes, count, what, f"at most tp={count}")
+        if isinstance(count, int) and _leaves_one_empty(count, sizes.tp):
+            fits = next(tp for tp in range(sizes.tp - 1, 0, -1) if not _leaves_one_empty(count, tp))
+            raise _refusal(sizes, count, what, f"at most tp={fits}")
+
+
+def _leaves_one_empty(count: int, parts: int) -> bool:
+    """Return whether parts as large as torch makes them, all but the last equal, leave nothing for the last."""
+    return -(-count // parts) * (parts - 1) >= count
 
 
 def check_fused(plan: Mapping[str, str], sizes: ParallelSizes) -> None:

@@ -20,6 +20,7 @@ from ..data.batches import IGNORE_INDEX
 from ..errors import first_line
 from .module_calls import ModuleCall, preserved_state, watch_module_calls
 from .random_state import RandomState
+from .row_share import RowShare
 from .tensor_values import has_float16, largest_rms, nested_tensors, nonfinite_tensor, nonfinite_value
 
 Inputs = Mapping[str, Any]
@@ -31,7 +32,7 @@ SINGULAR_AT_ZERO = (
 FLOAT16 = "float16 overflows above 65504"
 
 
-def find_nonfinite(model: nn.Module, inputs: Inputs, *, rng: RandomState | None) -> str:
+def find_nonfinite(model: nn.Module, inputs: Inputs, *, rng: RandomState | None, share: RowShare | None = None) -> str:
     """Find where values become non-finite in a pass that failed.
 
     Forward and backward run with the current weights. If they have been updated since the failure, the pass may be
@@ -41,6 +42,8 @@ def find_nonfinite(model: nn.Module, inputs: Inputs, *, rng: RandomState | None)
         model: A model that returns a loss when given labels.
         inputs: Its keyword arguments, on its device.
         rng: The random state at the start of the failed pass; None if the pass used no random numbers.
+        share: The rows of this process, if the model is distributed: all processes call this function. Only forward is
+            repeated: FSDP replaces its parameters in backward.
 
     Returns:
         A clause for an error message. It names the first of these that applies: the innermost module with finite inputs
@@ -50,6 +53,8 @@ def find_nonfinite(model: nn.Module, inputs: Inputs, *, rng: RandomState | None)
     try:
         with preserved_state(model, rng):
             failure = _forward_failure(model, inputs)
+        if share is not None:
+            return share.first_finding(failure) or "forward is finite; backward is not examined over several processes"
         if failure is None:
             with preserved_state(model, rng):
                 failure = _backward_failure(model, inputs)

@@ -128,13 +128,14 @@ def train(
             first = (inputs, rng) if number == 1 else first
             began = measure.begin(device)
             loss = loss_of(model, inputs, full_logits=full_logits)
-            if stepper.fused and not loss.isfinite():  # backward would update the weights
-                raise _loss_failure(model, inputs, rng, number, loss)
+            whole = loss if share is None else share.total(loss)
+            failure = _Failure(model, inputs, rng, number, whole, share)
+            if stepper.fused and not whole.isfinite():  # backward would update the weights
+                raise failure.of_loss()
             norms = stepper.backward(loss if share is None else share.loss_of_part(loss))
-            loss = loss if share is None else share.total(loss)
-            norm = total_norm(norms, device)
+            loss, norm = whole, total_norm(norms, device)
             if not (loss.isfinite() & norm.isfinite()):
-                raise _failure(model, inputs, rng, number, loss, norms if stepper.fused else None)
+                raise failure.error(norms if stepper.fused else None)
             stepper.optimizer_step()
             seconds = measure.now(device) - began
             untouched -= norms.keys()
@@ -166,7 +167,7 @@ def _first_batch_loss(
     loss = loss if share is None else share.total(loss)
     if not loss.isfinite():
         problem = f"after the last step the loss on the first batch is {loss.item()}"
-        raise _error_with_diagnosis(problem, model, inputs, rng, hint=_SMALLER_LR)
+        raise _Failure(model, inputs, rng, 0, loss, share).diagnosed(problem, _SMALLER_LR)
     return loss.item()
 
 
@@ -182,27 +183,15 @@ def total_norm(norms: Norms, device: torch.device) -> Tensor:
     return torch.stack(ordered).norm() if ordered else torch.zeros((), device=device)
 
 
-def _failure(
+def non_finite_error(
     model: nn.Module,
     inputs: dict[str, Tensor],
     rng: RandomState,
     step: int,
     loss: Tensor,
-    fused_norms: Norms | None,
-    hint: str = _SMALLER_LR,
-) -> TrainingCheckError:
-    if not loss.isfinite():
-        return _loss_failure(model, inputs, rng, step, loss, hint)
-    if fused_norms is not None:  # in the order of backward
-        first = next((name for name, norm in fused_norms.items() if not norm.isfinite()), None)
-        problem = f"the gradient of {first or 'all parameters'} is the first non-finite gradient in backward"
-        hint = f"{hint}, or remove --fuse-optim-with-backward to see which module produces it"
-        return TrainingCheckError(f"step {step}: {problem}", hint=hint)
-    return _error_with_diagnosis(f"step {step}: a gradient is not finite", model, inputs, rng, hint=hint)
-
-
-def non_finite_error(
-    model: nn.Module, inputs: dict[str, Tensor], rng: RandomState, step: int, loss: Tensor, *, hint: str
+    *,
+    hint: str,
+    share: RowShare | None = None,
 ) -> TrainingCheckError:
     """Return the error for a non-finite loss, or for a finite loss with non-finite gradients. It names the module.
 
@@ -213,23 +202,43 @@ def non_finite_error(
         step: The number of the step, from 1.
         loss: The loss of the batch, a scalar.
         hint: What to do if updates have made the values non-finite.
+        share: The rows of this process, if the model is distributed: all processes call this function.
     """
-    return _failure(model, inputs, rng, step, loss, None, hint)
+    return _Failure(model, inputs, rng, step, loss, share, hint).error()
 
 
-def _loss_failure(
-    model: nn.Module, inputs: dict[str, Tensor], rng: RandomState, step: int, loss: Tensor, hint: str = _SMALLER_LR
-) -> TrainingCheckError:
-    problem = f"step {step}: the loss is {loss.item()}"
-    return _error_with_diagnosis(problem, model, inputs, rng, hint=hint if step > 1 else _CORRECT_THE_MODEL)
+@dataclass(frozen=True)
+class _Failure:
+    """A step that may fail. Loss: a scalar, that of the whole batch."""
 
+    model: nn.Module
+    inputs: dict[str, Tensor]
+    rng: RandomState
+    step: int
+    loss: Tensor
+    share: RowShare | None
+    hint: str = _SMALLER_LR
 
-def _error_with_diagnosis(
-    problem: str, model: nn.Module, inputs: dict[str, Tensor], rng: RandomState, *, hint: str
-) -> TrainingCheckError:
-    """Return an error that names where values become non-finite."""
-    reason = _eagerly(find_nonfinite, model, inputs, rng=rng)
-    return TrainingCheckError(f"{problem}: {reason}", hint="try --dtype bfloat16" if FLOAT16 in reason else hint)
+    def error(self, fused_norms: Norms | None = None) -> TrainingCheckError:
+        """Return the error of the step, whose gradients were updated within backward if their norms are given."""
+        if not self.loss.isfinite():
+            return self.of_loss()
+        if fused_norms is not None:  # in the order of backward
+            first = next((name for name, norm in fused_norms.items() if not norm.isfinite()), None)
+            problem = f"the gradient of {first or 'all parameters'} is the first non-finite gradient in backward"
+            hint = f"{self.hint}, or remove --fuse-optim-with-backward to see which module produces it"
+            return TrainingCheckError(f"step {self.step}: {problem}", hint=hint)
+        return self.diagnosed(f"step {self.step}: a gradient is not finite", self.hint)
+
+    def of_loss(self) -> TrainingCheckError:
+        """Return the error of a loss that is not finite."""
+        hint = self.hint if self.step > 1 else _CORRECT_THE_MODEL
+        return self.diagnosed(f"step {self.step}: the loss is {self.loss.item()}", hint)
+
+    def diagnosed(self, problem: str, hint: str) -> TrainingCheckError:
+        """Return an error that names where values become non-finite."""
+        reason = _eagerly(find_nonfinite, self.model, self.inputs, rng=self.rng, share=self.share)
+        return TrainingCheckError(f"{problem}: {reason}", hint="try --dtype bfloat16" if FLOAT16 in reason else hint)
 
 
 def _eagerly(find: Callable[..., Any], model: nn.Module, inputs: dict[str, Tensor], **kwargs: Any) -> Any:

@@ -52,6 +52,12 @@ class RowShare:
         """
         return loss * self.count
 
+    def first_finding(self, found: str | None) -> str | None:
+        """Return what the first of all processes that found something has found, the same in all of them."""
+        everyone: list[str | None] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(everyone, found)
+        return next((each for each in everyone if each is not None), None)
+
     def total(self, value: Tensor) -> Tensor:
         """Return the sum of a scalar over the parts, the same in all processes."""
         whole = value.detach().clone()

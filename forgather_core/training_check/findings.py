@@ -55,8 +55,8 @@ def report_of(
         "steps": [step.as_dict() for step in trained.steps] if trained else [],
         "loss": _loss(made.model, trained) if trained else None,
         "trained_weights": _trained_weights(made) if trained else None,
-        "speed": _speed(made.model, trained, step_estimate),
-        "memory": _memory(trained, step_estimate, host_before),
+        "speed": _speed(made, trained, step_estimate),
+        "memory": _memory(trained, step_estimate if made.mesh is None else None, host_before),
         "notes": [*made.directory.notes, *estimate_notes, *_notes(made, options, trained)],
     }
 
@@ -73,7 +73,9 @@ def _step_estimate(made: ConstructedModel, options: TestOptions) -> tuple[StepEs
 
 
 def _setup(made: ConstructedModel, options: TestOptions, data: str) -> dict[str, Any]:
-    model = made.model
+    model, rows = made.model, options.batch_size
+    parts = made.mesh.sizes.data if made.mesh is not None else 1
+    shared = f" ({rows} rows in each of {parts} parts)" if parts > 1 else ""
     first = next(model.parameters())
     packed = f", packed {options.packing or 'greedy'}" if options.packed else ""
     chunked = can_skip_logits(model) and not options.full_logits
@@ -86,7 +88,7 @@ def _setup(made: ConstructedModel, options: TestOptions, data: str) -> dict[str,
         "gradient_checkpointing": is_checkpointing(model),
         "compiled": options.compile,
         "data": data,
-        "batch": f"{options.batch_size} x {options.sequence_length}{packed}",
+        "batch": f"{rows * parts} x {options.sequence_length}{shared}{packed}",
         "loss": "chunked, without full logits" if chunked else "from full logits",
         "weights": _weights(made),
         "optimizer": f"{_OPTIMIZERS[options.optimizer]}, lr {options.lr:g}"
@@ -130,7 +132,9 @@ def _loss(model: nn.Module, trained: TrainingResult) -> dict[str, float | None]:
     }
 
 
-def _speed(model: nn.Module, trained: TrainingResult | None, step_estimate: StepEstimate | None) -> dict[str, Any]:
+def _speed(
+    made: ConstructedModel, trained: TrainingResult | None, step_estimate: StepEstimate | None
+) -> dict[str, Any]:
     """Return medians over the steps after the first, which warms up and compiles, or of a single step."""
     flops = step_estimate.flops_per_token if step_estimate else None
     if trained is None:
@@ -139,15 +143,16 @@ def _speed(model: nn.Module, trained: TrainingResult | None, step_estimate: Step
     tokens = median(step.tokens_per_second for step in steps)
     # FLOPs are spent on padding too.
     positions = median(step.tokens_per_second / step.batch_utilization for step in steps)
-    device = known_device(next(model.parameters()).device)
+    device = known_device(next(made.model.parameters()).device)
     peak = device.flops_in(step_estimate.precision) if device and step_estimate else None
+    devices = made.mesh.sizes.processes if made.mesh is not None else 1
     return {
         "flops_per_token": flops,
         "tokens_per_second": tokens,
         "batch_utilization": mean(step.batch_utilization for step in trained.steps),
         "flops_per_second": flops * positions if flops else None,
         "device": device.name if device else None,
-        "mfu": flops * positions / peak if flops and peak else None,
+        "mfu": flops * positions / (devices * peak) if flops and peak else None,
     }
 
 
@@ -172,6 +177,8 @@ def _notes(made: ConstructedModel, options: TestOptions, trained: TrainingResult
     longest = getattr(model.config, "max_position_embeddings", None)
     if isinstance(longest, int) and options.sequence_length > longest:
         yield f"--sequence-length {options.sequence_length} exceeds the model's max_position_embeddings ({longest})"
+    if made.mesh is not None:
+        yield f"memory of a device of a mesh is not estimated here: use estimate --parallel {made.mesh.sizes}"
     if trained is None:
         yield "nothing is trained on meta: to train, use --device cpu or --device cuda"
         return

@@ -14,9 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingError
-from ..estimate import memory_of
+from ..estimate import Peak, least_memory, memory_of
 from ..options.command_options import EstimateOptions
+from ..options.parallel import ParallelSizes
 from ..options.train_options import TrainOptions
+from ..parallel.launched import launched
+from ..parallel.memory_share import MemoryShare
+from ..parallel.mesh import Mesh
 from ..runtime.memory_guard import free_memory
 from ..runtime.out_of_memory import format_bytes
 from ..settings.resolved_model import ResolvedModel
@@ -35,7 +39,8 @@ class Cost:
 
     Args:
         seconds: Estimated time of all steps, from measured batches, without evaluations and saves.
-        memory: Peak memory of a step on one device in bytes, as `estimate` counts it; None if it cannot be traced.
+        memory: Peak memory of a step in bytes, as `estimate` counts it; None if it cannot be traced, or if the model
+            is distributed over several devices.
         disk: Peak disk usage in bytes: the checkpoints that exist at once, and the final weights.
         flops_per_token: FLOPs/token of training; None if the step cannot be traced.
     """
@@ -52,8 +57,8 @@ class Cost:
 
 def traced_cost(
     resolved: ResolvedModel, options: TrainOptions, plan: Plan, directory: Path
-) -> tuple[int | None, float | None]:
-    """Return the peak memory of a step in bytes and the FLOPs/token; both are None if the step cannot be traced."""
+) -> tuple[Peak | None, float | None]:
+    """Return the peak memory of a step of the whole model and the FLOPs/token; None if the step cannot be traced."""
     rows, length = options.batch_size, options.sequence_length
     step = EstimateOptions(
         batch_size=rows,
@@ -65,7 +70,7 @@ def traced_cost(
     )
     try:
         memory, _ = memory_of(resolved, step, directory, packed=True)
-        peak = memory.training(rows, length).peak.bytes
+        peak = memory.training(rows, length).peak
         return peak, 3 * memory.forward(rows, length).total_flops("forward") / (rows * length)
     except Exception:  # some models cannot be traced and train nevertheless
         return None, None
@@ -103,14 +108,17 @@ def disk_of(model: nn.Module, options: TrainOptions, plan: Plan) -> int:
     return checkpoint * min(options.save_total_limit + 2, saves) + weights
 
 
-def refuse_if_too_large(memory: int | None, disk: int, model: nn.Module, directory: Path) -> None:
+def refuse_if_too_large(
+    peak: Peak | None, disk: int, device: torch.device, directory: Path, mesh: Mesh | None = None
+) -> None:
     """Check that a run fits into memory and on the disk.
 
     Args:
-        memory: Peak memory of a step in bytes, with the weights; None if unknown.
+        peak: Peak memory of a step of the whole model; None if unknown.
         disk: Bytes of the checkpoints and the final weights, including existing ones.
-        model: The model, on its device.
+        device: The device that holds the model, whose weights are there already.
         directory: The model directory.
+        mesh: The mesh over which the model is distributed. Without it, each process has a whole model.
 
     Raises:
         TrainingError: Memory or disk space is insufficient.
@@ -123,11 +131,12 @@ def refuse_if_too_large(memory: int | None, disk: int, model: nn.Module, directo
         )
         hint = "free disk space, lower --save-total-limit, choose another --output-dir, or add --force"
         raise TrainingError(problem, hint=hint)
-    device = next(model.parameters()).device
-    weights = sum(parameter.nbytes for parameter in model.parameters())
-    available = free_memory(str(device))
-    if memory is not None and available is not None and memory - weights > available:
-        needed = format_bytes(memory - weights)
-        problem = f"a step needs {needed} of memory, and {format_bytes(available)} are available on {device}"
+    here, available = launched(), free_memory(str(device))
+    alone = MemoryShare.of(ParallelSizes(), device.type, here.local_processes if here is not None else 1)
+    needed = least_memory(peak, mesh.memory_share if mesh is not None else alone, held=False) if peak is not None else 0
+    if available is not None and needed > available:
+        problem = (
+            f"a step needs {format_bytes(needed)} of memory, and {format_bytes(available)} are available on {device}"
+        )
         hint = "lower --batch-size and raise --gradient-accumulation-steps, or add --force"
         raise TrainingError(problem, hint=hint)

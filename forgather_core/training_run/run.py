@@ -177,13 +177,13 @@ class _Run:
 
     def cost(self, *, refuse: bool) -> Cost:
         """Return the cost; with `refuse`, raise TrainingError if the run does not fit into memory or on the disk."""
-        directory = self.made.directory.path
-        memory, flops = traced_cost(self.made.resolved, self.options, self.plan, directory)
+        directory, mesh = self.made.directory.path, self.made.mesh
+        peak, flops = traced_cost(self.made.resolved, self.options, self.plan, directory)
         disk = disk_of(self.model, self.options, self.plan)
         if refuse:
-            refuse_if_too_large(memory, disk, self.model, directory)
+            refuse_if_too_large(peak, disk, next(self.model.parameters()).device, directory, mesh)
         seconds = measured_seconds(self.model, iter(self.stream()), self.options, self.plan)
-        return Cost(seconds, memory, disk, flops)
+        return Cost(seconds, peak.bytes if peak is not None and mesh is None else None, disk, flops)
 
     def begin(self, cost: Cost) -> dict[str, Any]:
         """Return the report before the first step."""

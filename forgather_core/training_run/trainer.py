@@ -117,7 +117,9 @@ class Trainer(transformers.Trainer):
         model = self.accelerator.unwrap_model(self.model)
         inputs, rng, loss = next((call for call in calls if not call[2].isfinite().all()), calls[-1])
         inputs = {name: value.to(self.args.device) for name, value in inputs.items()}
-        error = non_finite_error(model, inputs, rng, self.state.global_step + 1, loss, hint=_SMALLER_LR)
+        part, number = self._data_part(), self.state.global_step + 1
+        together = part if part.together else None
+        error = non_finite_error(model, inputs, rng, number, loss, hint=_SMALLER_LR, share=together)
         return TrainingError(f"{error.problem}{last_checkpoint(self.args.output_dir)}", hint=error.hint)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:

@@ -67,11 +67,11 @@ def compare(found: dict[str, Any], expected: dict[str, Any]) -> None:
     assert found["samples"] == expected["samples"]
 
 
-def whole_run(texts: Path, server: ForkServer, tokens: str) -> dict[str, Any]:
+def whole_run(texts: Path, server: ForkServer, tokens: str, *options: str) -> dict[str, Any]:
     place = texts / "alone"
     place.mkdir()
     (place / "texts").symlink_to(texts / "texts")
-    run_in(place, server, OMP_NUM_THREADS="1")(*command("one", tokens))
+    run_in(place, server, OMP_NUM_THREADS="1")(*command("one", tokens, *options))
     return record(place)
 
 
@@ -86,6 +86,15 @@ def test_a_mesh_trains_as_one_process(texts: Path, server: ForkServer, mesh: str
     sampled = run_in(texts, server)("-m", "forgather", "sample", "model", "text number", "--temperature", "0")
     alone = run_in(texts / "alone", server)("-m", "forgather", "sample", "model", "text number", "--temperature", "0")
     assert sampled.stdout == alone.stdout
+
+
+def test_a_mesh_trains_in_mixed_precision(texts: Path, server: ForkServer) -> None:
+    expected = whole_run(texts, server, "4k", "--mixed-precision", "bf16")
+    run_in(texts, None, OMP_NUM_THREADS="1")(*command("fsdp", "4k", "--mixed-precision", "bf16"))
+    found = record(texts)
+    losses, others = ([step["loss"] for step in one["steps"]] for one in (found, expected))
+    assert losses == pytest.approx(others, abs=0.02)  # FSDP rounds more values to bfloat16 than autocast does
+    assert found["evaluations"][-1]["loss"] == pytest.approx(expected["evaluations"][-1]["loss"], abs=0.02)
 
 
 @pytest.mark.parametrize("meshes", [("fsdp", "tp", "fsdp=2,tp=2", "one"), ("one", "fsdp=2,tp=2", "ddp", "fsdp")])

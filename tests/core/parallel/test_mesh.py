@@ -56,7 +56,9 @@ def distributed(name: str, meshes: tuple[str, ...], folder: str, data: int) -> d
         parts = {"fsdp": data, "ddp": data, "tp": 1, "fsdp=2,tp=2": 2, "ddp=2,fsdp": 4, "ddp=2,tp=2": 2}[mesh]
         steps = STEPS | {"batch_size": STEPS["batch_size"] // parts}
         run = forgather.test(name, output_dir=Path(folder) / "test", **options, **steps)
+        report = run.to_dict()
         found[mesh] |= {"losses": losses(run), "norms": norms(run)}
+        found[mesh] |= {"batch": report["setup"]["batch"], "estimated": report["memory"]["estimated"]}
     return found
 
 
@@ -73,8 +75,10 @@ def check_meshes(name: str, meshes: tuple[str, ...], count: int, tmp_path: Path)
             assert found["digests"] == expected, mesh
             assert found["losses"] == pytest.approx(losses(run), abs=1e-5), mesh
             assert found["norms"] == pytest.approx(norms(run), rel=1e-4), mesh
-            if "fsdp" in mesh:
+            if mesh != "ddp":
                 assert found["held"] <= 1 / 2 + 0.05  # no process holds the whole model
+            assert found["batch"].startswith("12 x 12"), mesh  # of all processes together
+            assert found["estimated"] is None
             saved = {"load_from_checkpoint": tmp_path / f"mesh{number}", "no_init_weights": True}
             again = forgather.construct(name, output_dir=tmp_path / "alone", **saved, **options_of(name))
             assert digests(again.model) == expected

@@ -31,6 +31,18 @@ def test_divisors_of_the_heads_fit(tp: int) -> None:
         (VALUES | {"num_key_value_heads": 1}, PLAN, 2, "cannot split 1 key/value heads: use tp=1"),
         (VALUES | {"intermediate_size": 3}, PLAN, 4, "tp=4 cannot split 3 hidden channels: use at most tp=3"),
         (VALUES | {"vocab_size": 3}, GATED_FEED_FORWARD, 5, "tp=5 cannot split 3 entries of the vocabulary"),
+        (
+            VALUES | {"vocab_size": 5},
+            GATED_FEED_FORWARD,
+            4,
+            "tp=4 cannot split 5 entries of the vocabulary: use at most tp=3",
+        ),
+        (
+            VALUES | {"vocab_size": 9},
+            GATED_FEED_FORWARD,
+            8,
+            "tp=8 cannot split 9 entries of the vocabulary: use at most tp=5",
+        ),
         (VALUES, {}, 2, "--parallel: tp requires a model with a tensor-parallel plan: use fsdp or ddp"),
     ],
 )
