@@ -26,7 +26,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ import torch
 from _common import in_process, machine, memory_status, reset_peak_memory, settings
 
 BOUND = 0.05
-MESHES = ("fsdp=2", "tp=2", "ddp=2", "fsdp=2,tp=2")
+MESHES = ("ddp=1", "ddp=2", "fsdp=2", "tp=2", "fsdp=4", "tp=4", "fsdp=2,tp=2")
 SIZE = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 7, "num_attention_heads": 8}  # 98 MB
 
 
@@ -44,11 +44,17 @@ class Setting:
 
     mesh: str
     optimizer: str
+    precision: str = "fp32"
     rows: int = 2
     length: int = 256
 
+    @property
+    def mixed(self) -> bool:
+        """Matrix products are computed in bfloat16."""
+        return self.precision == "mixed"
+
     def __str__(self) -> str:
-        return f"{self.mesh}, {self.optimizer}, {self.rows} x {self.length}"
+        return f"{self.mesh}, {self.optimizer}, {self.precision}, {self.rows} x {self.length}"
 
 
 def estimated(setting: Setting) -> int:
@@ -58,7 +64,8 @@ def estimated(setting: Setting) -> int:
 
     resolved = settings(Path(), **SIZE, parallel=setting.mesh)
     with requested_mesh(resolved) as mesh:
-        memory = Memory(resolved, optimizer=setting.optimizer, device_type="cpu", mesh=mesh)
+        how: dict[str, Any] = {"optimizer": setting.optimizer, "precision": setting.precision}
+        memory = Memory(resolved, device_type="cpu", mesh=mesh, **how)
         return memory.training(setting.rows, setting.length).peak.bytes
 
 
@@ -70,8 +77,9 @@ def alone(setting: Setting) -> int:
 
     resolved = settings(Path(), **SIZE, parallel=setting.mesh)
     with requested_mesh(resolved) as mesh:
-        assert mesh is not None
-        model = mesh.distribute(meta_model(resolved, dtype=torch.float32))
+        model = meta_model(resolved, dtype=torch.float32)
+        if mesh is not None:
+            model = replace(mesh, bf16=setting.mixed).distribute(model)
         materialize(model, torch.device("cpu"))
         return _allocated(model, *_stepping(model, setting))
 
@@ -112,8 +120,11 @@ def run_rank(setting: Setting, folder: Path) -> None:
 def _steps(setting: Setting, directory: Path, size: dict[str, int]) -> tuple[int, int]:
     """Train; return the peak of resident memory in the third step, and of allocated bytes in later ones."""
     from forgather_core.commands.construct import construct
+    from forgather_core.parallel.mesh import Mesh
 
-    model = construct(settings(directory, **size, parallel=setting.mesh, device="cpu")).model
+    resolved = settings(directory, **size, parallel=setting.mesh, device="cpu")
+    mesh = Mesh.connect(setting.mesh, "cpu")
+    model = construct(resolved, mesh=replace(mesh, bf16=setting.mixed) if mesh is not None else None).model
     step, optimizers = _stepping(model, setting)
     for _ in range(3):
         reset_peak_memory()
@@ -127,11 +138,12 @@ def _stepping(model: Any, setting: Setting) -> tuple[Callable[[], None], list[to
     from forgather_core.training.optimizers import PlainStepper, optimizer_of
 
     model.train()
-    stepper = PlainStepper(model, optimizer_of(setting.optimizer, "cpu", sharded=True))
+    stepper = PlainStepper(model, optimizer_of(setting.optimizer, "cpu", sharded=setting.mesh != "ddp=1"))
 
     def step() -> None:
         batch = torch.randint(6, 1000, (setting.rows, setting.length))
-        loss = loss_of(model, {"input_ids": batch, "labels": batch}, full_logits=False)
+        with torch.autocast("cpu", torch.bfloat16, enabled=setting.mixed):
+            loss = loss_of(model, {"input_ids": batch, "labels": batch}, full_logits=False)
         stepper.backward(loss)
         stepper.optimizer_step()
 
@@ -192,14 +204,15 @@ def main() -> int:
         print(json.dumps([found | measurements for measurements in measured(setting)]))
         return 0
     print(machine(), flush=True)
-    row = "{:27}{:>5}{:>10}" + 3 * "{:>10}{:>7}"
+    row = "{:35}{:>5}{:>10}" + 3 * "{:>10}{:>7}"
     if options.markdown:
-        row = "| {:27} | {:>4} | {:>8} |" + 3 * " {:>8} | {:>5} |"
+        row = "| {:35} | {:>4} | {:>8} |" + 3 * " {:>8} | {:>5} |"
     print(row.format("setting", "rank", "estimate", "model", "ratio", "gloo", "ratio", "resident", "ratio"))
     if options.markdown:
         print("|---|" + 8 * "--:|")
     worst = 0.0
-    for setting in [Setting(mesh, optimizer) for mesh in MESHES for optimizer in ("adamw", "sgd")]:
+    fp32 = [Setting(mesh, optimizer) for mesh in MESHES for optimizer in ("adamw", "sgd")]
+    for setting in [*fp32, *(Setting(mesh, "adamw", "mixed") for mesh in MESHES)]:
         if options.only in str(setting):
             for rank, found in enumerate(in_process(__file__, asdict(setting))):
                 estimate = found.pop("estimate")

@@ -53,7 +53,7 @@ class RowShare:
         return loss * self.count
 
     def first_finding(self, found: str | None) -> str | None:
-        """Return what the first of all processes that found something has found, the same in all of them."""
+        """Return the finding of the first process that has one, the same in all processes; None if none has one."""
         everyone: list[str | None] = [None] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(everyone, found)
         return next((each for each in everyone if each is not None), None)
