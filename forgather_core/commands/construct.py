@@ -101,6 +101,7 @@ def construct(
     from ..checkpoint import Checkpoint, load_into, parse_size
     from ..model.build import build, check_build
     from ..parallel.mesh import Mesh
+    from ..parallel.processes import agreed
 
     check_build(options, resolved.options)
     limit = parse_size(options.max_shard_size)
@@ -123,15 +124,16 @@ def construct(
         before = partial(_before_build, options, draft.path, force, on_model, mesh)
         guard = None if options.device == "meta" else before
         model, loaded = build(draft.path, options, before=guard, mesh=mesh), None
-        if checkpoint is not None:
-            loaded = load_into(
-                model,
-                checkpoint,
-                ignore_mismatched_sizes=options.ignore_mismatched_sizes,
-                verified=verified,
-                on_progress=callbacks.loading,
-            )
-            _refuse_unset(options, loaded)
+        with agreed(processes):  # also, all have read the draft, which the commit renames
+            if checkpoint is not None:
+                loaded = load_into(
+                    model,
+                    checkpoint,
+                    ignore_mismatched_sizes=options.ignore_mismatched_sizes,
+                    verified=verified,
+                    on_progress=callbacks.loading,
+                )
+                _refuse_unset(options, loaded)
         saved = _commit(draft, model, limit, options, callbacks, processes)
     model.config._name_or_path = str(draft.target)  # type: ignore[union-attr]
     return ConstructedModel(draft.resolved, draft.result, model, loaded, saved, mesh)

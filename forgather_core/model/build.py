@@ -129,8 +129,7 @@ def build(
         options: Device, dtype (default: torch's default dtype), seed, attention, gradient checkpointing.
         before: Called before anything is allocated. It may raise an exception to cancel the build.
         mesh: A device mesh over which the model is distributed: each process allocates and draws its part only. All
-            processes must call this function. With `no_init_weights`, the model stays on meta until its weights are
-            loaded.
+            processes must call this function.
 
     Returns:
         The model, in training mode as constructed.
@@ -151,7 +150,7 @@ def build(
         _set_generation(model, directory / "generation_config.json")
         _check_table(model)
         if mesh is not None:
-            model = _distributed(model, mesh, options)
+            model = _distributed(model, mesh)
         # All tensors are on the device already. The `device` context would slow every operation.
         if not options.no_init_weights and device.type != "meta":
             torch.manual_seed(options.seed)  # just before drawing: imports may have drawn random numbers
@@ -161,11 +160,9 @@ def build(
     return model  # type: ignore[no-any-return]
 
 
-def _distributed(model: Any, mesh: Mesh, options: BuildOptions) -> Any:
-    """Distribute a model on meta, and allocate this process's part of it unless a checkpoint will fill it."""
+def _distributed(model: Any, mesh: Mesh) -> Any:
+    """Distribute a model on meta, and allocate this process's part of it."""
     model = mesh.distribute(model)
-    if options.no_init_weights and options.load_from_checkpoint is not None:
-        return model
     model.to_empty(device=mesh.device)
     model.tie_weights()
     for module in model.modules():

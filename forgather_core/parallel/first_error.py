@@ -53,6 +53,7 @@ def _is_first_to_report() -> bool:
         store = dist.TCPStore(  # type: ignore[attr-defined]
             address, port, is_master=False, wait_for_workers=False, timeout=limit
         )
-        return store.add("forgather/errors", 1) == 1
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # a launcher that restarts keeps its store
+        return store.add(f"forgather/errors/{attempt}", 1) == 1
     except (KeyError, ValueError, RuntimeError):  # without a store, better twice than not at all
         return True

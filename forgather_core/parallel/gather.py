@@ -113,7 +113,7 @@ class Gather:
             assert made is not None
             whole, sends, receives, filled = made
             self._processes.exchange(sends, receives)
-        except CheckpointError as failure:
+        except Exception as failure:
             self._failed = failure
             raise
         for target, received in filled:

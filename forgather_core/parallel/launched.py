@@ -23,10 +23,15 @@ class Launched(NamedTuple):
 
 
 def launched() -> Launched | None:
-    """Return the place of this process, or None if no launcher has started it."""
+    """Return the place of this process, or None if no launcher has started it.
+
+    RANK=0 and WORLD_SIZE=1 alone may be left over: torchrun also sets TORCHELASTIC_RUN_ID.
+    """
     try:
         rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     except (KeyError, ValueError):
+        return None
+    if processes == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
         return None
     local_rank = int(os.environ.get("LOCAL_RANK", rank))
     return Launched(rank, local_rank, processes, int(os.environ.get("LOCAL_WORLD_SIZE", processes)))

@@ -15,11 +15,13 @@ from ..errors import CheckpointError, ForgatherError, first_line
 from ..parts.weight_pieces import is_sharded
 
 T = TypeVar("T")
+# gloo raises RuntimeError itself. Anywhere else than in an operation of torch.distributed, only its own form counts.
 _LOST = re.compile(r"gloo|connection|peer|timed? ?out|reset|broken pipe|socket", re.IGNORECASE)
+_GLOO = re.compile(r"\[[^]]*\bgloo\b[^]]*:\d+\]|connection (closed|reset) by peer", re.IGNORECASE)
 
 
 class LostProcessError(CheckpointError):
-    """Another process has died, or does not answer."""
+    """Another process has died, does not answer, or has an error that it reports itself."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,12 @@ class Processes:
         return values[0]
 
     def first(self, function: Callable[[], T]) -> T:
-        """Call a function in the first process, and return its result, or raise its error, in every process."""
+        """Call a function in the first process, and return its result, or raise an error, in every process.
+
+        Raises:
+            ForgatherError: The first process has this error.
+            LostProcessError: In another process, if the first one has an error that is no ForgatherError, or has died.
+        """
         outcome: T | Exception | None = None
         if self.rank == 0:
             try:
@@ -89,13 +96,14 @@ class Processes:
         return values
 
     def agree(self, error: Exception | None = None) -> None:
-        """Wait until all processes are here, and raise the error of the first one that has an error in all of them.
+        """Wait until all processes are here, and raise an error in all of them if one has an error.
 
         Args:
-            error: The error of this process.
+            error: The error of this process, which it raises.
 
         Raises:
-            CheckpointError: A process has this error, or has died.
+            ForgatherError: The first process that has an error has this one.
+            LostProcessError: Another process has an error that is no ForgatherError, or has died.
         """
         import torch.distributed as dist
 
@@ -103,7 +111,8 @@ class Processes:
         with connected():
             dist.all_reduce(failed, op=dist.ReduceOp.MAX)
         if failed.item():
-            raise next(one for one in self.gather(portable(error)) if one is not None)
+            found = self.gather(portable(error))
+            raise error or next(one for one in found if one is not None)
 
     def exchange(self, sends: list[tuple[Tensor, int]], receives: list[tuple[Tensor, int]]) -> None:
         """Send tensors to other processes, and receive tensors from them. Every process must call this.
@@ -124,6 +133,24 @@ class Processes:
 
 
 @contextmanager
+def agreed(processes: Processes | None) -> Iterator[None]:
+    """Run a block without collective operations, and raise an error in all processes if it fails in one.
+
+    Args:
+        processes: The processes; None if there is only this one.
+    """
+    error = None
+    try:
+        yield
+    except Exception as failure:
+        error = failure
+    if processes is not None:
+        processes.agree(error)
+    elif error is not None:
+        raise error
+
+
+@contextmanager
 def connected() -> Iterator[None]:
     """Report a lost process as an error of one line.
 
@@ -133,7 +160,7 @@ def connected() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # torch.distributed's errors are subclasses; gloo raises the class itself
-        if not is_lost_connection(error):
+        if not isinstance(error, _lost_errors()) and not _LOST.search(str(error)):
             raise
         raise lost_process(error) from error
 
@@ -148,7 +175,7 @@ def is_lost_connection(error: BaseException) -> bool:
     """Return whether an error only says that another process has died or does not answer."""
     if isinstance(error, ForgatherError):
         return isinstance(error, LostProcessError)
-    return isinstance(error, _lost_errors()) or (isinstance(error, RuntimeError) and bool(_LOST.search(str(error))))
+    return isinstance(error, _lost_errors()) or (isinstance(error, RuntimeError) and bool(_GLOO.search(str(error))))
 
 
 def _lost_errors() -> tuple[type[Exception], ...]:
@@ -158,7 +185,7 @@ def _lost_errors() -> tuple[type[Exception], ...]:
 
 
 def portable(error: Exception | None) -> Exception | None:
-    """Return an error that can be sent to another process."""
+    """Return an error for the other processes; they leave it to this process to report one that is a bug."""
     if error is None or isinstance(error, ForgatherError):
         return error
-    return CheckpointError(f"{type(error).__name__}: {first_line(error)}")
+    return LostProcessError(f"another process failed: {type(error).__name__}: {first_line(error)}")

@@ -1,8 +1,9 @@
 """Save a model whose weights are sharded over processes: each writes whole files of its share, and the first commits.
 
-A file of Hugging Face's format has whole tensors, so each process gathers the tensors of its own files, one at a time.
-All write at once, into the staging directory of the first process. When all files are durable, it commits them as it
-does alone. An error of one process is raised in all of them, and the old checkpoint stays.
+A file of Hugging Face's format has whole tensors, so each process gathers the tensors of its own files, one after the
+other; it holds at most the one that is being written and the next. All write at once, into the staging directory of
+the first process. When all files are durable, it commits them as it does alone. An error of one process ends the save
+in all of them, and the old checkpoint stays.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ...errors import CheckpointError
 from ...parallel.gather import Gather, Holders, Part, holders_of
-from ...parallel.processes import Processes, portable
+from ...parallel.processes import Processes, agreed, portable
 from ...parts.weight_pieces import is_sharded, local_part
 from ..formats.layout import SAFETENSORS, Index, free_generation
 from ..formats.safetensors_file import write_order
@@ -41,12 +42,9 @@ def save_sharded(
     Raises:
         CheckpointError: A process has this error, or has died; the old checkpoint is then intact.
     """
-    processes, job, error = Processes.of(values), None, None
-    try:
+    processes, job, failure = Processes.of(values), None, None
+    with agreed(processes):
         job = make()
-    except Exception as failure:
-        error = failure
-    processes.agree(error)
     assert job is not None
     tensors = {name: tensor.values for name, tensor in job.tensors.items() if isinstance(tensor, LiveTensor)}
     writer = _Writer(processes, job, _holders(processes, tensors))
@@ -58,14 +56,14 @@ def save_sharded(
         except Exception as error:
             if writer.error is not None:  # all processes have it
                 raise writer.error from None
-            outcome = portable(error)
+            failure, outcome = error, portable(error)
         if not writer.started:
             processes.broadcast(None)
     elif (order := processes.broadcast(None)) is not None:
         writer.write(order)
     outcome = processes.broadcast(outcome)
     if isinstance(outcome, Exception):
-        raise outcome
+        raise failure or outcome
     assert outcome is not None
     return outcome
 

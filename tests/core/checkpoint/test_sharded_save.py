@@ -22,7 +22,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from forgather_core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from forgather_core.checkpoint.write import sharded
+from forgather_core.checkpoint.write import commit, sharded, weight_stream
 from forgather_core.checkpoint.write.sharded import _owners
 from forgather_core.errors import CheckpointError
 from forgather_core.filesystem.strict_json import read_object
@@ -141,43 +141,78 @@ def test_the_class_of_the_model_is_saved_and_not_that_of_fsdp(tmp_path: Path) ->
     assert all(torch.equal(found[name], one) for name, one in expected.items())
 
 
+FAULTS = {
+    "full disk": "No space left on device",  # before anything is written
+    "full disk later": "No space left on device",  # while the others wait for tensors of this process
+    "full disk at the end": "No space left on device",
+    "no fsync": "Input/output error",
+    "other tensors": "'mean' differs between process 0 and",
+    "index": "No space left on device",  # after all files are durable
+    "rename": "Input/output error",
+}
+ONLY_FIRST = ("index", "rename")
+
+
 def save_with_fault(path: str, kind: str, safetensors: bool, rank: int, fault: str) -> Any:
     """Save, with a fault in one process."""
     warnings.simplefilter("ignore")
     model = distributed(kind, seed=1)
-    if dist.get_rank() == rank:
-        if fault == "full disk":
-
-            def full(*_: Any, **__: Any) -> Any:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{path}/part")
-
-            write = sharded.write_shards
-            sharded.write_shards = full
-        elif fault == "other tensors":
-            del model.mean
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        if dist.get_rank() == rank:
+            plant(fault, model, path, patch)
         return save_checkpoint(path, model, safetensors=safetensors)
-    finally:
-        if dist.get_rank() == rank and fault == "full disk":
-            sharded.write_shards = write
 
 
+def plant(fault: str, model: Any, path: str, patch: pytest.MonkeyPatch) -> None:
+    """Let the save of this process fail."""
+
+    def fails_once(code: int, after: int, real: Any) -> Any:
+        calls: list[int] = []
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            calls.append(1)
+            if len(calls) == after + 1:
+                raise OSError(code, os.strerror(code), f"{path}/part")
+            return real(*args, **kwargs)
+
+        return call
+
+    if fault == "other tensors":
+        del model.mean
+        return
+    owner, name, code, after = {
+        "full disk": (sharded, "write_shards", errno.ENOSPC, 0),
+        "full disk later": (weight_stream.WeightStream, "write", errno.ENOSPC, 3),
+        "full disk at the end": (weight_stream, "write_fully", errno.ENOSPC, 0),
+        "no fsync": (weight_stream, "sync_file", errno.EIO, 0),
+        "index": (commit, "_write", errno.ENOSPC, 1),
+        "rename": (Path, "rename", errno.EIO, 2),
+    }[fault]
+    patch.setattr(owner, name, fails_once(code, after, getattr(owner, name)))
+
+
+@pytest.mark.few(5, slow=8)
 @pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize(
-    ("fault", "message"), [("full disk", "No space left"), ("other tensors", "'mean' differs between process 0 and")]
-)
+@pytest.mark.parametrize("fault", FAULTS)
 @FORMATS
-def test_all_processes_have_the_error_of_one(
-    rank: int, fault: str, message: str, safetensors: bool, tmp_path: Path
-) -> None:
-    run_ranks(save, 2, str(tmp_path / "model"), "fsdp", safetensors)
-    before = sorted(one.name for one in (tmp_path / "model").iterdir())
-    errors = run_ranks(save_with_fault, 2, str(tmp_path / "model"), "fsdp", safetensors, rank, fault)
+def test_all_processes_have_the_error_of_one(rank: int, fault: str, safetensors: bool, tmp_path: Path) -> None:
+    if rank and fault in ONLY_FIRST:
+        pytest.skip("only the first process commits")
+    path = tmp_path / "model"
+    run_ranks(save, 2, str(path), "fsdp", safetensors)
+    before = sorted(one.name for one in path.iterdir())
+    errors = run_ranks(save_with_fault, 2, str(path), "fsdp", safetensors, rank, fault, seconds=60)
     assert [type(error) for error in errors] == [CheckpointError] * 2, errors
-    assert message in str(errors[0])
+    assert FAULTS[fault] in str(errors[0])
     assert str(errors[0]) == str(errors[1])
-    assert_saved(tmp_path / "model")
-    assert sorted(one.name for one in (tmp_path / "model").iterdir()) == before
+    old = whole(2)
+    load_checkpoint(path, old, strict=True, verify_checksums=True)
+    assert all(map(torch.equal, old.state_dict().values(), whole().state_dict().values()))
+    if fault in ONLY_FIRST:
+        run_ranks(save, 2, str(path), "fsdp", safetensors)  # the next save removes what this one left
+    else:
+        assert sorted(one.name for one in path.iterdir()) == before
+    assert_saved(path)
 
 
 def test_an_error_of_the_first_process_before_it_writes_is_that_of_all(tmp_path: Path) -> None:
@@ -201,11 +236,12 @@ def save_often(path: str, kind: str, safetensors: bool) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kills", [12, pytest.param(50, marks=pytest.mark.exhaustive)])
 @FORMATS
-def test_a_killed_process_leaves_a_whole_checkpoint(safetensors: bool, tmp_path: Path) -> None:
+def test_a_killed_process_leaves_a_whole_checkpoint(safetensors: bool, kills: int, tmp_path: Path) -> None:
     random, path = Random(0), tmp_path / "model"
     run_ranks(save, 2, str(path), "fsdp", safetensors)
-    for _ in range(12):
+    for _ in range(kills):
         processes, results = start_ranks(save_often, 2, str(path), "fsdp", safetensors)
         while not (ready := Path(f"{path}.ready")).exists():
             time.sleep(0.01)
