@@ -34,7 +34,8 @@ import torch
 from _common import in_process, machine, memory_status, reset_peak_memory, settings
 
 BOUND = 0.05
-MESHES = ("ddp=1", "ddp=2", "fsdp=2", "tp=2", "fsdp=4", "tp=4", "fsdp=2,tp=2")
+ALONE = "ddp=1"
+MESHES = (ALONE, "ddp=2", "fsdp=2", "tp=2", "fsdp=4", "tp=4", "fsdp=2,tp=2")
 SIZE = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 7, "num_attention_heads": 8}  # 98 MB
 
 
@@ -122,8 +123,9 @@ def _steps(setting: Setting, directory: Path, size: dict[str, int]) -> tuple[int
     from forgather_core.commands.construct import construct
     from forgather_core.parallel.mesh import Mesh
 
-    resolved = settings(directory, **size, parallel=setting.mesh, device="cpu")
-    mesh = Mesh.connect(setting.mesh, "cpu")
+    parallel = setting.mesh if setting.mesh != ALONE else None
+    resolved = settings(directory, **size, parallel=parallel, device="cpu")
+    mesh = Mesh.connect(parallel, "cpu") if parallel is not None else None
     model = construct(resolved, mesh=replace(mesh, bf16=setting.mixed) if mesh is not None else None).model
     step, optimizers = _stepping(model, setting)
     for _ in range(3):
@@ -138,7 +140,7 @@ def _stepping(model: Any, setting: Setting) -> tuple[Callable[[], None], list[to
     from forgather_core.training.optimizers import PlainStepper, optimizer_of
 
     model.train()
-    stepper = PlainStepper(model, optimizer_of(setting.optimizer, "cpu", sharded=setting.mesh != "ddp=1"))
+    stepper = PlainStepper(model, optimizer_of(setting.optimizer, "cpu", sharded=setting.mesh != ALONE))
 
     def step() -> None:
         batch = torch.randint(6, 1000, (setting.rows, setting.length))

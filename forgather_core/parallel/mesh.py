@@ -23,7 +23,7 @@ from .splits import check_device
 
 _FLAG = "--parallel"
 _BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
-_TIMEOUT = timedelta(hours=1)  # a process may read a large checkpoint while the others wait; a launcher ends dead runs
+TIMEOUT = timedelta(hours=1)  # a process may read a large checkpoint while the others wait; a launcher ends dead runs
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Mesh:
         refuse_old_transformers()
         if not dist.is_initialized():
             bound = place if place.type == "cuda" else None  # spares NCCL a guess
-            dist.init_process_group(_BACKENDS[place.type], timeout=_TIMEOUT, device_id=bound)
+            dist.init_process_group(_BACKENDS[place.type], timeout=TIMEOUT, device_id=bound)
             atexit.register(_disconnect)
         # It warns that the norm of a gradient is summed over one axis after the other.
         logging.getLogger("torch.distributed.tensor").setLevel(logging.ERROR)

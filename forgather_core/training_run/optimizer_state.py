@@ -6,13 +6,14 @@ torch.distributed.checkpoint writes it, each process its part, and reads what th
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
@@ -44,11 +45,10 @@ def save_optimizer(model: Any, optimizer: Any, checkpoint: Path) -> None:
     try:
         save({"optimizer": state}, checkpoint_id=checkpoint / OPTIMIZER)
     except CheckpointException as error:
-        causes = [wrapped for wrapped, _ in error.failures.values()]
-        for cause in causes:
-            if isinstance(cause, OSError):
-                raise cause from error
-        raise CheckpointError(f"cannot be written: {first_line(causes[0])}", file=checkpoint) from error
+        cause = _cause(error)
+        if isinstance(cause, OSError):
+            raise cause from error
+        raise CheckpointError(f"cannot be written: {first_line(cause)}", file=checkpoint) from error
 
 
 def load_optimizer(model: Any, optimizer: Any, checkpoint: Path) -> None:
@@ -66,15 +66,47 @@ def load_optimizer(model: Any, optimizer: Any, checkpoint: Path) -> None:
     try:
         state = get_optimizer_state_dict(model, optimizer)
         if has_named_state(checkpoint):
-            alone = not torch.distributed.is_initialized()
-            load({"optimizer": state}, checkpoint_id=checkpoint / OPTIMIZER, no_dist=alone)
+            known = _load_named(state, checkpoint / OPTIMIZER)
         else:
             saved = torch.load(checkpoint / OPTIMIZER_NAME, map_location="cpu", weights_only=True, mmap=True)
-            _fill(state, _by_name(model, optimizer, saved))
+            whole = _by_name(model, optimizer, saved)
+            known = _known(state, whole["state"])
+            _fill(known, whole)
         set_optimizer_state_dict(model, optimizer, state)
-    except (CheckpointException, RuntimeError, ValueError, KeyError, EOFError) as error:
-        problem = f"the state of the optimizer cannot be loaded: {first_line(error)}"
+    except (CheckpointException, OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
+        problem = f"the state of the optimizer cannot be loaded: {first_line(_cause(error))}"
         raise CheckpointError(problem, file=checkpoint, hint=EARLIER) from error
+    for name, parameter in model.named_parameters():
+        if name not in known["state"]:  # torch has made a state for it, which an uninterrupted run would not have
+            optimizer.state.pop(parameter, None)
+
+
+def _load_named(state: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """Load the part of a state that a directory of torch.distributed.checkpoint has, and return it."""
+    paths = FileSystemReader(directory).read_metadata().planner_data or {}
+    known = _known(state, {path[2] for path in paths.values() if path[:2] == ("optimizer", "state")})
+    load({"optimizer": known}, checkpoint_id=directory, no_dist=not torch.distributed.is_initialized())
+    return known
+
+
+def _known(state: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Return the part of a state that belongs to the parameters of these names.
+
+    A parameter has no state before its first gradient.
+
+    Raises:
+        ValueError: The state lacks one of them.
+    """
+    if unknown := sorted(set(names) - state["state"].keys()):
+        raise ValueError(f"the model has no trainable parameter '{unknown[0]}'")
+    return state | {"state": {name: values for name, values in state["state"].items() if name in names}}
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return the error of the first process that has one, which torch.distributed.checkpoint wraps."""
+    if isinstance(error, CheckpointException):
+        return next((wrapped for wrapped, _ in error.failures.values()), error)
+    return error
 
 
 def load_schedule(schedule: Any, checkpoint: Path) -> None:

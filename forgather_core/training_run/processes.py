@@ -10,7 +10,7 @@ from ..commands.parallel import check_parallel
 from ..errors import TrainingError
 from ..model.build import first_device, parse_device
 from ..options.parallel import ParallelSizes
-from ..parallel.mesh import Mesh
+from ..parallel.mesh import TIMEOUT, Mesh
 from ..settings.resolve import DEFAULT
 from ..settings.resolved_model import ResolvedModel
 
@@ -49,7 +49,7 @@ def run_processes(resolved: ResolvedModel) -> tuple[ResolvedModel, RunProcesses]
         raise TrainingError(problem, option="--device", hint="remove it to use the first device of this machine")
     if device != "meta":
         parse_device(device, real=True)
-    state = PartialState(cpu=device.startswith("cpu"))
+    state = PartialState(cpu=device.startswith("cpu"), timeout=TIMEOUT)
     # Not `state.device`: accelerate keeps the device type of an earlier run of this process.
     chosen = first_device() if device == "meta" else device
     sizes, mesh = check_parallel(replace_device(resolved, chosen), state.num_processes), None

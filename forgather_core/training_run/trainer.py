@@ -25,6 +25,7 @@ from ..data.packed_stream import PackedStream
 from ..errors import CheckpointError, DirectoryError, ForgatherError, TrainingError, access_hint, first_line
 from ..filesystem.atomic import replace_directory, staging_directory
 from ..filesystem.printable import to_json
+from ..parts.weight_pieces import is_sharded
 from ..training.combined_optimizer import decayed_names, is_fused
 from ..training.loop import non_finite_error
 from ..training.loss import can_skip_logits
@@ -69,6 +70,8 @@ class Trainer(transformers.Trainer):
         self.args: Any = copy.copy(self.args)  # the caller may use them for another Trainer
         self._keep, self.args.save_total_limit = self.args.save_total_limit, None
         self._check_rows()
+        if (part := self._data_part()).count > 1:  # dropout of other rows
+            torch.manual_seed(self.args.seed + part.index)
         self._skip_logits = not full_logits and can_skip_logits(self.accelerator.unwrap_model(self.model))
         self._staging: Path | None = None
         self._rng_from: str | None = None  # the checkpoint whose random state is still to be restored
@@ -205,6 +208,8 @@ class Trainer(transformers.Trainer):
         if state_dict is not None or output_dir is None:
             super()._save(output_dir, state_dict)
             return
+        if not self.args.should_save and not any(map(is_sharded, self.model.parameters())):
+            return  # the first process has the whole model, too
         save_checkpoint(output_dir, self.model, safetensors=True)
         if self.processing_class is not None and self.args.should_save:
             self.processing_class.save_pretrained(output_dir)
@@ -223,14 +228,17 @@ class Trainer(transformers.Trainer):
         if isinstance(self.train_dataset, PackedStream):
             self._rng_from = checkpoint
         else:
-            super()._load_rng_state(checkpoint)
+            self._restore_random_state(checkpoint)
+
+    def _restore_random_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Fetch the batches of a step, then restore the random state of the checkpoint."""
         batches = super().get_batch_samples(*args, **kwargs)
         checkpoint, self._rng_from = self._rng_from, None
         if checkpoint is not None:
-            super()._load_rng_state(checkpoint)
+            self._restore_random_state(checkpoint)
         return batches
 
     def _has_named_state(self, checkpoint: Path) -> bool:

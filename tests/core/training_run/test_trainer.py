@@ -79,6 +79,16 @@ def test_checkpoints_are_model_directories_and_continue(tmp_path: Path) -> None:
         assert torch.equal(a, b)
 
 
+def test_of_processes_with_whole_models_the_first_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trainer(tmp_path)
+    monkeypatch.setattr(TrainingArguments, "should_save", property(lambda _: False))
+    run._save(str(tmp_path / "checkpoint-2"))
+    assert not (tmp_path / "checkpoint-2").exists()
+    monkeypatch.undo()
+    run._save(str(tmp_path / "checkpoint-2"))
+    assert (tmp_path / "checkpoint-2" / "model.safetensors").exists()
+
+
 def test_a_checkpoint_without_a_weight_is_refused_with_what_to_do(tmp_path: Path) -> None:
     run = trainer(tmp_path)
     run.save_model(str(tmp_path / "checkpoint-2"))
