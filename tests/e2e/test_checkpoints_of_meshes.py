@@ -34,6 +34,7 @@ def weights(directory: Path) -> dict[str, torch.Tensor]:
     return dict(model.state_dict())
 
 
+@pytest.mark.few(0, slow=1)
 @pytest.mark.parametrize("form", [("--safetensors",), ()])
 def test_saved_on_four_loaded_on_any_other_and_back(tmp_path: Path, server: ForkServer, form: tuple[str, ...]) -> None:
     def save(count: int, target: str, *more: str) -> dict[str, torch.Tensor]:

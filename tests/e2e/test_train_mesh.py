@@ -97,6 +97,7 @@ def test_a_mesh_trains_in_mixed_precision(texts: Path, server: ForkServer) -> No
     assert found["evaluations"][-1]["loss"] == pytest.approx(expected["evaluations"][-1]["loss"], abs=0.02)
 
 
+@pytest.mark.few(0, slow=1)
 @pytest.mark.parametrize("meshes", [("fsdp", "tp", "fsdp=2,tp=2", "one"), ("one", "fsdp=2,tp=2", "ddp", "fsdp")])
 def test_a_killed_run_continues_on_another_mesh(texts: Path, server: ForkServer, meshes: tuple[str, ...]) -> None:
     tokens = "12k"  # 47 steps

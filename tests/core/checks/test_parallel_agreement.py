@@ -120,7 +120,7 @@ def test_options_without_effect_are_refused(tmp_path: Path) -> None:
         forgather.verify("llama", parallel="fsdp", checks="parallel-agreement")
 
 
-@pytest.mark.few(1, slow=6)
+@pytest.mark.few(1, slow=3)
 @pytest.mark.parametrize("mesh", ["fsdp=2", "tp=2", "ddp=2"])
 @pytest.mark.parametrize("name", ["llama", "deepone", "single_head", "causal_lm", "mistral", "qwen3"])
 def test_the_definitions_agree(name: str, mesh: str, tmp_path: Path) -> None:
@@ -128,14 +128,14 @@ def test_the_definitions_agree(name: str, mesh: str, tmp_path: Path) -> None:
     assert row["result"] == "passed", failures(row)
 
 
-@pytest.mark.slow
+@pytest.mark.few(0, slow=2)
 @pytest.mark.parametrize("name", ["llama", "deepone", "single_head", "causal_lm", "mistral", "qwen3"])
 def test_the_definitions_agree_over_four_processes(name: str, tmp_path: Path) -> None:
     row = row_of(constructed(name, tmp_path), "fsdp=2,tp=2")
     assert row["result"] == "passed", failures(row)
 
 
-@pytest.mark.slow
+@pytest.mark.few(0, slow=1)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
 def test_the_definitions_agree_with_other_seeds(name: str, seed: int, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_processes_that_hang_are_ended(tmp_path: Path, monkeypatch: pytest.Monke
     assert "2 processes have not ended after 60 s: they wait for each other" in failures(row)
 
 
-@pytest.mark.few(1, slow=8)
+@pytest.mark.few(1, slow=3)
 @pytest.mark.parametrize("mistake", IN_THE_MODEL)
 def test_mistakes_in_the_model_are_found(mistake: str, tmp_path: Path) -> None:
     name, mesh, replacements, words = IN_THE_MODEL[mistake]
@@ -176,7 +176,7 @@ def test_mistakes_in_the_model_are_found(mistake: str, tmp_path: Path) -> None:
     assert words in failures(row)
 
 
-@pytest.mark.few(2, slow=17)
+@pytest.mark.few(2, slow=5)
 @pytest.mark.parametrize("mistake", IN_THE_PROCESSES)
 def test_mistakes_of_the_processes_are_found(mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name, mesh, words = IN_THE_PROCESSES[mistake]

@@ -90,13 +90,13 @@ def test_two_processes_equal_one(name: str, tmp_path: Path) -> None:
     check_meshes(name, TWO, 2, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.few(0, slow=3)
 @pytest.mark.parametrize("name", NAMES)
 def test_four_processes_equal_one(name: str, tmp_path: Path) -> None:
     check_meshes(name, FOUR, 4, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.few(0, slow=1)
 @pytest.mark.parametrize("name", NAMES)
 def test_three_processes_equal_one(name: str, tmp_path: Path) -> None:
     check_meshes(name, ("fsdp",), 3, tmp_path)
