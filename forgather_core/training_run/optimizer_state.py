@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
@@ -27,6 +29,7 @@ from ..parts.weight_pieces import is_sharded, local_part
 
 _OF_DEVICE = frozenset({"foreach", "fused"})  # how torch updates parameters, which depends on the mesh
 OPTIMIZER = "optimizer"  # the directory of the state in a checkpoint
+_SAME_NAMES = "its parameters are not those of the model"
 EARLIER = "remove this directory to continue from an earlier checkpoint"
 
 
@@ -54,6 +57,8 @@ def save_optimizer(model: Any, optimizer: Any, checkpoint: Path) -> None:
 def load_optimizer(model: Any, optimizer: Any, checkpoint: Path) -> None:
     """Load the state of an optimizer that was saved over any mesh, or by a single process.
 
+    A parameter without a state in the checkpoint has none afterwards: it had received no gradient yet.
+
     Args:
         model: The model, with the parameters of the optimizer.
         optimizer: A new optimizer.
@@ -66,47 +71,16 @@ def load_optimizer(model: Any, optimizer: Any, checkpoint: Path) -> None:
     try:
         state = get_optimizer_state_dict(model, optimizer)
         if has_named_state(checkpoint):
-            known = _load_named(state, checkpoint / OPTIMIZER)
+            _read(state, checkpoint / OPTIMIZER)
         else:
             saved = torch.load(checkpoint / OPTIMIZER_NAME, map_location="cpu", weights_only=True, mmap=True)
-            whole = _by_name(model, optimizer, saved)
-            known = _known(state, whole["state"])
-            _fill(known, whole)
-        set_optimizer_state_dict(model, optimizer, state)
-    except (CheckpointException, OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
-        problem = f"the state of the optimizer cannot be loaded: {first_line(_cause(error))}"
+            _fill(state, _by_name(model, optimizer, saved))
+        set_optimizer_state_dict(model, optimizer, state, options=StateDictOptions(strict=False))
+    except (CheckpointException, OSError, RuntimeError, ValueError, LookupError, EOFError, UnpicklingError) as error:
+        cause = _cause(error)
+        reason = "a file of it is truncated" if isinstance(cause, EOFError) else first_line(cause)
+        problem = f"the state of the optimizer cannot be loaded: {reason}"
         raise CheckpointError(problem, file=checkpoint, hint=EARLIER) from error
-    for name, parameter in model.named_parameters():
-        if name not in known["state"]:  # torch has made a state for it, which an uninterrupted run would not have
-            optimizer.state.pop(parameter, None)
-
-
-def _load_named(state: dict[str, Any], directory: Path) -> dict[str, Any]:
-    """Load the part of a state that a directory of torch.distributed.checkpoint has, and return it."""
-    paths = FileSystemReader(directory).read_metadata().planner_data or {}
-    known = _known(state, {path[2] for path in paths.values() if path[:2] == ("optimizer", "state")})
-    load({"optimizer": known}, checkpoint_id=directory, no_dist=not torch.distributed.is_initialized())
-    return known
-
-
-def _known(state: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """Return the part of a state that belongs to the parameters of these names.
-
-    A parameter has no state before its first gradient.
-
-    Raises:
-        ValueError: The state lacks one of them.
-    """
-    if unknown := sorted(set(names) - state["state"].keys()):
-        raise ValueError(f"the model has no trainable parameter '{unknown[0]}'")
-    return state | {"state": {name: values for name, values in state["state"].items() if name in names}}
-
-
-def _cause(error: BaseException) -> BaseException:
-    """Return the error of the first process that has one, which torch.distributed.checkpoint wraps."""
-    if isinstance(error, CheckpointException):
-        return next((wrapped for wrapped, _ in error.failures.values()), error)
-    return error
 
 
 def load_schedule(schedule: Any, checkpoint: Path) -> None:
@@ -123,12 +97,55 @@ def load_schedule(schedule: Any, checkpoint: Path) -> None:
         raise CheckpointError(problem, file=checkpoint, hint=EARLIER) from error
 
 
+def _cause(error: BaseException) -> BaseException:
+    """Return the error of a process from torch's error, whose own message lists ranks: an OSError if there is one."""
+    if not isinstance(error, CheckpointException):
+        return error
+    causes = [cause for cause, _ in error.failures.values()]
+    return next((cause for cause in causes if isinstance(cause, OSError)), causes[0])
+
+
+def _read(state: Any, directory: Path) -> None:
+    """Fill the state of a process with its parts from a directory of torch.distributed.checkpoint.
+
+    Raises:
+        ValueError: The state is that of other parameters.
+    """
+    paths = (FileSystemReader(directory).read_metadata().planner_data or {}).values()
+    _keep_saved(state, {path[2] for path in paths if path[:2] == ("optimizer", "state")})
+    expected = _group_names(state)
+    with warnings.catch_warnings(action="ignore"):  # torch warns of a single process
+        load({"optimizer": state}, checkpoint_id=directory, no_dist=not torch.distributed.is_initialized())
+    if _group_names(state) != expected:
+        raise ValueError(_SAME_NAMES)
+
+
+def _keep_saved(state: Any, saved: Collection[str]) -> None:
+    """Remove the state of all parameters but those of these names.
+
+    Raises:
+        ValueError: There is no state for one of the names.
+    """
+    if not state["state"].keys() >= set(saved):
+        raise ValueError(_SAME_NAMES)
+    state["state"] = {name: values for name, values in state["state"].items() if name in saved}
+
+
+def _group_names(state: Mapping[str, Any]) -> list[list[str]]:
+    """Return the names of the parameters of each group, sorted."""
+    return [sorted(group["params"]) for group in state["param_groups"]]
+
+
 def _fill(state: Any, whole: Mapping[str, Any]) -> None:
     """Fill the state of a process with its parts of a whole state.
 
     Raises:
-        KeyError: The whole state lacks a value.
+        KeyError: The whole state lacks a value of a parameter.
+        ValueError: The state is that of other parameters.
     """
+    _keep_saved(state, whole["state"].keys())
+    if _group_names(state) != _group_names(whole):
+        raise ValueError(_SAME_NAMES)
     for name, values in state["state"].items():
         for key, value in values.items():
             saved = whole["state"][name][key]
@@ -144,9 +161,15 @@ def _fill(state: Any, whole: Mapping[str, Any]) -> None:
 
 
 def _by_name(model: Any, optimizer: Any, saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the state of an optimizer, which numbers the parameters, by their names."""
+    """Return the state of an optimizer, which numbers the parameters, by their names.
+
+    Raises:
+        ValueError: It is the state of another number of parameters.
+    """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     ordered = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+    if sum(len(group["params"]) for group in saved["param_groups"]) != len(ordered):
+        raise ValueError(_SAME_NAMES)
     groups = [{**group, "params": [ordered[index] for index in group["params"]]} for group in saved["param_groups"]]
     return {"state": {ordered[index]: state for index, state in saved["state"].items()}, "param_groups": groups}
 

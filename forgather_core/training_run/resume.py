@@ -21,8 +21,8 @@ from .conditions import plain
 from .evaluation import HeldOut
 from .optimizer_state import EARLIER, OPTIMIZER, has_named_state
 from .plan import Plan, token_count
+from .random_parts import POSITION
 from .record import RECORD, read_record
-from .trainer import POSITION
 
 # Options that do not change the steps (a run may continue with other values), or that are compared by their effect:
 # the learning rate, the rows of a step and the numbers of tokens below, the dataset by the digests of its documents.

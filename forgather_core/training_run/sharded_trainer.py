@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers.trainer import SCHEDULER_NAME
 
 from ..parallel.mesh import Mesh
-from ..training.random_state import RandomState
 from .evaluation import Part
 from .optimizer_state import save_optimizer
 from .trainer import Trainer
@@ -59,17 +57,6 @@ class ShardedTrainer(Trainer):
         part = self._data_part()
         rows = _Rows(self.train_dataset, self.args.train_batch_size, part)
         return DataLoader(rows, batch_size=self.args.train_batch_size, collate_fn=self.data_collator)
-
-    def _restore_random_state(self, checkpoint: str | None) -> None:
-        """Restore the random state, the same in all processes of a tp group: they may have been in others before."""
-        super()._restore_random_state(checkpoint)
-        sizes = self._mesh.sizes
-        if sizes.tp > 1:
-            states = [RandomState.take(self._mesh.device)]
-            group = self._mesh.manager.get_mesh("tp").get_group()
-            first = self._mesh.data_rank * sizes.tp
-            torch.distributed.broadcast_object_list(states, src=first, group=group, device=self._mesh.device)
-            replace(states[0], device=self._mesh.device).restore()
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         save_optimizer(self.model, self.optimizer, Path(output_dir))

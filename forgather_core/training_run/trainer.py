@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import errno
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -22,7 +19,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from ..checkpoint import rotate_checkpoints, save_checkpoint
 from ..checkpoint.write.steps import step_checkpoints
 from ..data.packed_stream import PackedStream
-from ..errors import CheckpointError, DirectoryError, ForgatherError, TrainingError, access_hint, first_line
+from ..errors import CheckpointError, TrainingError, first_line
 from ..filesystem.atomic import replace_directory, staging_directory
 from ..filesystem.printable import to_json
 from ..parts.weight_pieces import is_sharded
@@ -30,15 +27,14 @@ from ..training.combined_optimizer import decayed_names, is_fused
 from ..training.loop import non_finite_error
 from ..training.loss import can_skip_logits
 from ..training.random_state import RandomState
+from .disk_errors import disk_errors
 from .evaluation import HeldOut, Part, evaluate
 from .optimizer_state import EARLIER, has_named_state, load_optimizer, load_schedule
+from .random_parts import POSITION, begin_random_state, has_same_parts, parts_of
 from .watch import last_checkpoint
 from .weights import load_all_weights
 
-POSITION = "data_position.json"
 _SMALLER_LR = "try a smaller --lr, or --mixed-precision no"
-_FULL = 2**16  # bytes; a disk with less free space is full
-_TORCH_WRITERS = ("inline_container", "PytorchStreamWriter")  # in torch's errors of saving
 
 
 class Trainer(transformers.Trainer):
@@ -70,11 +66,10 @@ class Trainer(transformers.Trainer):
         self.args: Any = copy.copy(self.args)  # the caller may use them for another Trainer
         self._keep, self.args.save_total_limit = self.args.save_total_limit, None
         self._check_rows()
-        if (part := self._data_part()).count > 1:  # dropout of other rows
-            torch.manual_seed(self.args.seed + part.index)
         self._skip_logits = not full_logits and can_skip_logits(self.accelerator.unwrap_model(self.model))
         self._staging: Path | None = None
         self._rng_from: str | None = None  # the checkpoint whose random state is still to be restored
+        self._has_random_state = False  # its own, for dropout of its rows
         self._calls: list[tuple[dict[str, Any], RandomState, Tensor]] = []  # batches of this optimizer step
 
     def _check_rows(self) -> None:
@@ -177,7 +172,7 @@ class Trainer(transformers.Trainer):
             self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
         if isinstance(self.train_dataset, PackedStream):
             position = self.train_dataset.position_after(self.state.global_step)
-            position |= {"processes": self.args.world_size}
+            position |= {"processes": self.args.world_size, **parts_of(self._data_part())}
             (staged / POSITION).write_text(to_json(position, indent=None), encoding="utf-8")
 
     @contextmanager
@@ -186,9 +181,9 @@ class Trainer(transformers.Trainer):
         main = self.args.should_save
         best = self.state.best_model_checkpoint
         with ExitStack() as stack:
-            stack.enter_context(_disk_errors(target))
+            stack.enter_context(disk_errors(target))
             staging = [str(stack.enter_context(staging_directory(target)).parent) if main else ""]
-            stack.enter_context(_disk_errors(target))  # again, before the staging directory is removed
+            stack.enter_context(disk_errors(target))  # again, before the staging directory is removed
             if self.accelerator.num_processes > 1:
                 torch.distributed.broadcast_object_list(staging)
             self._staging = Path(staging[0])
@@ -231,13 +226,21 @@ class Trainer(transformers.Trainer):
             self._restore_random_state(checkpoint)
 
     def _restore_random_state(self, checkpoint: str | None) -> None:
-        super()._load_rng_state(checkpoint)
+        self._has_random_state, part = True, self._data_part()
+        if checkpoint is not None and has_same_parts(Path(checkpoint), part):
+            super()._load_rng_state(checkpoint)
+        elif part.count > 1:
+            begin_random_state(self.args.seed, part, self.state.global_step)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        self.accelerator.wait_for_everyone()  # saving the model replaces the directory
+        super()._save_rng_state(output_dir)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """Fetch the batches of a step, then restore the random state of the checkpoint."""
+        """Fetch the batches of a step, then restore or begin the random state: creating an iterator changes it."""
         batches = super().get_batch_samples(*args, **kwargs)
         checkpoint, self._rng_from = self._rng_from, None
-        if checkpoint is not None:
+        if checkpoint is not None or not self._has_random_state:
             self._restore_random_state(checkpoint)
         return batches
 
@@ -266,34 +269,3 @@ def last_step(checkpoint: Path) -> int:
     """Return the number of the optimizer step after which a checkpoint was saved."""
     step: int = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
     return step
-
-
-@contextmanager
-def _disk_errors(target: Path) -> Iterator[None]:
-    """Turn write errors into a CheckpointError: torch and safetensors raise their own errors for a full disk."""
-    try:
-        yield
-    except (OSError, RuntimeError, DirectoryError, CheckpointError) as error:
-        if isinstance(error, CheckpointError) and error.file == str(target):
-            raise
-        reason = _failed_write(error, target)
-        if reason is None:
-            raise
-        hint = error.hint if isinstance(error, ForgatherError) else None
-        if isinstance(error, OSError):
-            hint = access_hint(error)
-        problem = f"{reason}{last_checkpoint(target.parent)}"
-        raise CheckpointError(problem, file=target, hint=f"{hint or 'free disk space'}, then add --resume") from error
-
-
-def _failed_write(error: Exception, target: Path) -> str | None:
-    """Return the reason if an error is a failed write, else None. torch's errors do not name a full disk."""
-    if isinstance(error, (DirectoryError, CheckpointError)):
-        return error.problem
-    if isinstance(error, OSError):
-        return f"cannot be written: {error}"
-    existing = next(path for path in target.parents if path.exists())
-    if shutil.disk_usage(existing).free < _FULL:
-        return f"cannot be written: {os.strerror(errno.ENOSPC)}"
-    text = first_line(error)
-    return f"cannot be written: {text}" if any(name in text for name in _TORCH_WRITERS) else None

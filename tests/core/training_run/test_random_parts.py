@@ -56,10 +56,22 @@ def texts(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-def test_parts_differ_and_groups_agree_also_after_another_mesh(texts: str) -> None:
-    first, second = run_ranks(states, 2, texts, "fsdp", 4, 3, False, seconds=100)
-    assert len(first) == 3
-    assert not set(first) & set(second)
-    third, fourth = run_ranks(states, 2, texts, "tp", 8, 9, True, seconds=100)
-    assert len(third) == 6  # after the checkpoint of step 2
-    assert third == fourth
+def test_parts_differ_and_groups_agree_after_other_meshes(texts: str) -> None:
+    one, two = run_ranks(states, 2, texts, "fsdp", 4, 3, False, seconds=100)
+    assert len(one) == 3
+    assert not set(one) & set(two)
+    one, two = run_ranks(states, 2, texts, "tp", 8, 3, True, seconds=100)
+    assert len(one) == 3  # after the checkpoint of step 2
+    assert one == two
+    one, two = run_ranks(states, 2, texts, "fsdp", 4, 9, True, seconds=100)
+    assert len(one) == 4  # after that of step 4
+    assert not set(one) & set(two)
+
+
+def test_a_run_that_continues_over_the_same_mesh_draws_the_same_numbers(texts: str) -> None:
+    whole = run_ranks(states, 2, texts, "fsdp", 4, 9, False, seconds=100)
+    (Path(texts) / "model").rename(Path(texts) / "whole")
+    run_ranks(states, 2, texts, "fsdp", 4, 3, False, seconds=100)
+    rest = run_ranks(states, 2, texts, "fsdp", 4, 9, True, seconds=100)
+    assert [len(one) for one in rest] == [6, 6]
+    assert rest == [one[2:] for one in whole]

@@ -26,9 +26,9 @@ from forgather_core.errors import (
     TrainingError,
 )
 from forgather_core.training_run import cost, trainer
+from forgather_core.training_run.random_parts import POSITION
 from forgather_core.training_run.record import RECORD
 from forgather_core.training_run.run import TrainingCallbacks
-from forgather_core.training_run.trainer import POSITION
 from forgather_core.training_run.watch import TrainingRecord
 
 from .conftest import Train
