@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 from transformers import Cache
-from transformers.cache_utils import CacheLayerMixin
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils.deprecation import deprecate_kwarg
@@ -82,7 +81,7 @@ def cached_length(cache: Cache | None) -> int | Tensor:
 
 def has_only_states(cache: Any) -> bool:
     """Return whether no layer of a cache holds keys: such a cache does not know its length."""
-    return bool(cache.layers) and not any(isinstance(layer, CacheLayerMixin) for layer in cache.layers)
+    return bool(cache.layers) and not any(hasattr(layer, "get_seq_length") for layer in cache.layers)
 
 
 def count_tokens(layers: slice, cache: Cache | None, length: int | Tensor) -> None:
