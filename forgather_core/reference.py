@@ -221,33 +221,36 @@ def llama_logits(weights: Weights, ids: Tensor, config: Any) -> Tensor:
     Each layer adds attention(norm(h)) and then mlp(norm(h)) to h; the logits are norm(h) H^T for the head H.
     The model has RoPE, grouped-query attention and a gated feed-forward with SiLU. Queries and keys are normalized per
     head if there are weights for it (arXiv:2505.09388, sec. 2). `layer_types`, if present, lists the layers with a
-    sliding window.
+    sliding window, and `no_rope_layers` those without RoPE (arXiv:2501.18795).
 
     Raises:
         DoesNotApply: RoPE is scaled.
     """
     eps, kinds = config.rms_norm_eps, getattr(config, "layer_types", None)
+    rotary = getattr(config, "no_rope_layers", None)
     x = weights["model.embed_tokens.weight"][ids]
     for number in range(config.num_hidden_layers):
         layer = layer_weights(weights, number)
         slides = kinds is None or kinds[number] == "sliding_attention"
         normed = rms_norm(x, layer["input_layernorm.weight"], eps)
-        x = x + _grouped_attention(normed, layer, config, config.sliding_window if slides else None)
+        window = config.sliding_window if slides else None
+        theta = rope_theta(config) if rotary is None or rotary[number] else None
+        x = x + _grouped_attention(normed, layer, config, window=window, theta=theta)
         normed = rms_norm(x, layer["post_attention_layernorm.weight"], eps)
         gate, up, down = (layer[f"mlp.{name}_proj.weight"] for name in ("gate", "up", "down"))
         x = x + glu(normed, gate, up, down, silu)
     return rms_norm(x, weights["model.norm.weight"], eps) @ weights["lm_head.weight"].T
 
 
-def _grouped_attention(x: Tensor, layer: Weights, config: Any, window: int | None) -> Tensor:
-    theta, eps = rope_theta(config), config.rms_norm_eps
+def _grouped_attention(x: Tensor, layer: Weights, config: Any, *, window: int | None, theta: float | None) -> Tensor:
+    eps = config.rms_norm_eps
     heads: dict[str, list[Tensor]] = {}
     for name in "qkv":
         projected = x @ layer[f"self_attn.{name}_proj.weight"].T
         scale = layer.get(f"self_attn.{name}_norm.weight")
         split = projected.chunk(projected.shape[1] // config.head_dim, dim=1)
         normed = [head if scale is None else rms_norm(head, scale, eps) for head in split]
-        heads[name] = normed if name == "v" else [apply_rope(head, theta) for head in normed]
+        heads[name] = normed if name == "v" or theta is None else [apply_rope(head, theta) for head in normed]
     attended = attention_of_heads(heads["q"], heads["k"], heads["v"], window=window)
     return attended @ layer["self_attn.o_proj.weight"].T
 

@@ -44,14 +44,16 @@ def loss(subject: ModelUnderTest) -> Iterator[Measured]:
             with torch.no_grad():
                 outputs = model(text, labels=targets)
             total, count = cross_entropy_sum(outputs.logits, targets)
-            yield Measured(f"{how}, {name}", relative_difference(outputs.loss, total / count), tolerance)
+            expected = total / count + auxiliary_loss(model, outputs)
+            yield Measured(f"{how}, {name}", relative_difference(outputs.loss, expected), tolerance)
             if not (any_keyword or "num_items_in_batch" in parameters):
                 continue
             for items in (7, torch.tensor(7)):
                 with torch.no_grad():
-                    found = model(text, labels=targets, num_items_in_batch=items).loss
+                    outputs = model(text, labels=targets, num_items_in_batch=items)
+                expected = total / 7 + auxiliary_loss(model, outputs)
                 what = f"{how}, {name}, num_items_in_batch as {'a tensor' if isinstance(items, Tensor) else 'an int'}"
-                yield Measured(what, relative_difference(found, total / 7), tolerance)
+                yield Measured(what, relative_difference(outputs.loss, expected), tolerance)
     if subject.made_by_forgather:  # releases of transformers name the cache differently; Forgather supports all
         yield _check_predictions(model.eval(), text)
         yield from _check_own_loss(subject, text)
@@ -73,6 +75,14 @@ def cross_entropy_sum(logits: Tensor, targets: Tensor) -> tuple[Tensor, int]:
     real = following != -100
     chosen = scores.gather(-1, following.clamp(min=0)[..., None])[..., 0]
     return -chosen[real].sum(), int(real.sum())
+
+
+def auxiliary_loss(model: Any, outputs: Any) -> float:
+    """Return the weighted auxiliary loss in a loss, such as that of a router; 0 if there is none."""
+    if (loss := outputs.get("aux_loss")) is None:
+        return 0.0
+    weight = getattr(model, "auxiliary_loss_weight", lambda: getattr(model.config, "router_aux_loss_coef", 1.0))()
+    return float(loss) * float(weight)
 
 
 @torch.no_grad()
@@ -97,7 +107,8 @@ def _check_own_loss(subject: ModelUnderTest, text: Tensor) -> Iterator[Measured]
     model.loss_function = mean_square
     for training in (False, True):
         for more in ({}, {"skip_logits": True}) if can_skip_logits(model) else ({},):
-            found = model.train(training)(text, labels=text, use_cache=False, **more).loss
+            outputs = model.train(training)(text, labels=text, use_cache=False, **more)
+            found = outputs.loss - auxiliary_loss(model, outputs)
             what = f"{'training' if training else 'evaluation'}{', skip_logits' if more else ''}, model.loss_function"
             failure = f"{what} is replaced, and the loss is that of another function"
             holds = relative_difference(found, expected) <= rounding(model)

@@ -27,6 +27,7 @@ class Attention(SelfAttention):
         sliding_window: Number of visible keys per query, its own included; None means all.
         q_norm, k_norm: Norms of each head's query and key [B, T, heads, K], applied before RoPE.
         alibi: The slopes of the H heads; None for no ALiBi.
+        rope: Name of the rotary embedding that the decoder provides; None for no rotation.
 
     Raises:
         ValueError: A size is not above 0, G does not divide H, the dropout is not in [0, 1), or the number of slopes is
@@ -46,6 +47,7 @@ class Attention(SelfAttention):
         q_norm: nn.Module | None = None,
         k_norm: nn.Module | None = None,
         alibi: nn.Module | None = None,
+        rope: str | None = "default",
     ) -> None:
         positive(hidden_size=hidden_size)
         divisible("num_heads", num_heads, "num_key_value_heads", num_key_value_heads)
@@ -57,6 +59,7 @@ class Attention(SelfAttention):
             dropout=dropout,
             sliding_window=sliding_window,
             alibi=alibi,
+            rope=rope,
         )
         self.q_proj = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
         self.k_proj = nn.Linear(hidden_size, num_key_value_heads * head_dim, bias=False)

@@ -4,46 +4,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, GradientCheckpointingLayer
 
 from forgather_core.parts.arguments import positive, probability
-from forgather_core.parts.caches import CACHE, resolve_cache
-
-
-class Block(GradientCheckpointingLayer):
-    """One layer of a decoder: [B, T, D] -> [B, T, D]. Supports gradient checkpointing.
-
-    Subclasses implement `compute`.
-    """
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Any = None,
-        position_ids: Tensor | None = None,
-        cache: Cache | None = None,
-        use_cache: bool | None = False,
-        position_embeddings: tuple[Tensor, Tensor] | None = None,
-        past_key_values: Cache | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        """Run the layer: [B, T, D] -> [B, T, D]. The arguments and their order are those of transformers' layers.
-
-        The cache is accepted under both of its names, and passed on under the name of the installed transformers.
-        """
-        return self.compute(
-            hidden_states,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            use_cache=use_cache,
-            position_embeddings=position_embeddings,
-            **{CACHE: resolve_cache(past_key_values, cache)},
-            **kwargs,
-        )
-
-    def compute(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-        """Compute [B, T, D] -> [B, T, D]; `kwargs` are the arguments of attention."""
-        raise NotImplementedError
+from forgather_core.parts.block import Block, with_values
 
 
 def unchanged(x: Tensor) -> Tensor:
@@ -82,11 +45,12 @@ class PreNormBlock(Block):
         self.post_attention_layernorm = post_attention_layernorm
         self.drop = nn.Dropout(dropout) if dropout else unchanged
 
-    def compute(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+    def compute(self, hidden_states: Tensor, **kwargs: Any) -> Any:
         """Compute [B, T, D] -> [B, T, D]; `kwargs` are the arguments of attention."""
-        attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kwargs)
+        attended, values = self.mix(self.self_attn, self.input_layernorm(hidden_states), kwargs)
         hidden_states = hidden_states + self.drop(attended)
-        return hidden_states + self.drop(self.mlp(self.post_attention_layernorm(hidden_states)))
+        result, more = self.feed(self.mlp, self.post_attention_layernorm(hidden_states), kwargs)
+        return with_values(hidden_states + self.drop(result), values + more)
 
 
 class PostNormBlock(Block):
@@ -122,11 +86,13 @@ class PostNormBlock(Block):
         self.post_feedforward_layernorm = post_feedforward_layernorm
         self.drop = nn.Dropout(dropout) if dropout else unchanged
 
-    def compute(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+    def compute(self, hidden_states: Tensor, **kwargs: Any) -> Any:
         """Compute [B, T, D] -> [B, T, D]; `kwargs` are the arguments of attention."""
-        attended, _ = self.self_attn(hidden_states=hidden_states, **kwargs)
+        attended, values = self.mix(self.self_attn, hidden_states, kwargs)
         hidden_states = self.post_attention_layernorm(self.add(hidden_states, self.drop(attended)))
-        return self.post_feedforward_layernorm(self.add(hidden_states, self.drop(self.mlp(hidden_states))))
+        result, more = self.feed(self.mlp, hidden_states, kwargs)
+        hidden_states = self.post_feedforward_layernorm(self.add(hidden_states, self.drop(result)))
+        return with_values(hidden_states, values + more)
 
     def add(self, residual: Tensor, branch: Tensor) -> Tensor:
         """Return alpha * residual + branch, in one kernel."""

@@ -15,6 +15,7 @@ from transformers.generation.continuous_batching.cache import PagedAttentionCach
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils.deprecation import deprecate_kwarg
 
+_COUNTED = "_counted_tokens"
 CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
 
 Forward = TypeVar("Forward", bound=Callable[..., Any])
@@ -69,20 +70,44 @@ def fill_cache(
 
 def cached_length(cache: Cache | None) -> int | Tensor:
     """Return the number of cached tokens; 0 for a paged cache, whose requests have different lengths."""
-    length = cache.get_seq_length() if cache is not None and not is_paged(cache) else 0
+    if cache is None or is_paged(cache):
+        return 0
+    if has_only_states(cache):
+        return getattr(cache, _COUNTED, 0) if any(_has_state(layer) for layer in cache.layers) else 0
+    length = cache.get_seq_length()
     # A static cache returns its own counter, which changes while the layers run; in some releases its shape is [1].
     return length.clone().reshape(()) if isinstance(length, Tensor) else length
 
 
+def has_only_states(cache: Any) -> bool:
+    """Return whether no layer of a cache holds keys: such a cache does not know its length."""
+    return bool(cache.layers) and not any(hasattr(layer, "get_seq_length") for layer in cache.layers)
+
+
+def count_tokens(layers: slice, cache: Cache | None, length: int | Tensor) -> None:
+    """Set the length of a cache after a call, if these layers hold states only: such a cache does not count tokens."""
+    if cache is not None and not is_paged(cache) and has_only_states(cache_of(layers, cache)):
+        setattr(cache, _COUNTED, length)
+
+
+def _has_state(layer: Any) -> bool:
+    """Return whether a layer holds a state; not after `reset`."""
+    return any(getattr(layer, "has_previous_state", {}).values())
+
+
 class CacheAtCall:
-    """A view of a cache that keeps the length at the beginning of a call, while the layers fill the cache.
+    """A view of one layer of a cache that keeps the length at the beginning of a call, while the layers fill the cache.
 
     A static cache counts its tokens in a tensor. flex_attention evaluates its mask when a layer calls it, after the
     cache has counted the new tokens. A mask that reads that tensor would be the mask of later queries.
+
+    Args:
+        cache: The cache.
+        layer_idx: The layer. transformers does not find the layers of a kind in a view, and asks for the first one.
     """
 
-    def __init__(self, cache: Cache) -> None:
-        self._cache = cache
+    def __init__(self, cache: Cache, layer_idx: int) -> None:
+        self._cache, self._layer_idx = cache, layer_idx
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cache, name)
@@ -91,9 +116,13 @@ class CacheAtCall:
         """Return the number of cached tokens."""
         return _copied(self._cache.get_seq_length(*args, **kwargs))
 
-    def get_query_offset(self, *args: Any, **kwargs: Any) -> int | Tensor:
+    def get_mask_sizes(self, query_length: int, *_: Any, **__: Any) -> tuple[int, int]:
+        """Return the number of keys of the layer, cached and new, and the position of the first one."""
+        return self._cache.get_mask_sizes(query_length, self._layer_idx)
+
+    def get_query_offset(self, *_: Any, **__: Any) -> int | Tensor:
         """Return the position of the first query."""
-        return _copied(self._cache.get_query_offset(*args, **kwargs))
+        return _copied(self._cache.get_query_offset(self._layer_idx))
 
 
 def _copied(length: int | Tensor) -> int | Tensor:

@@ -14,11 +14,13 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from forgather_core.parts.blocks import Block
-from forgather_core.parts.caches import CACHE, cache_of, cached_length, resolve_cache, takes_cache
-from forgather_core.parts.masks import decoder_mask
-from forgather_core.parts.positions import positions
+from forgather_core.parts.block import Block
+from forgather_core.parts.caches import CACHE, cache_of, cached_length, count_tokens, resolve_cache, takes_cache
+from forgather_core.parts.layer_inputs import LayerInputs
+from forgather_core.parts.layer_values import LayerValues
+from forgather_core.parts.outputs import DecoderOutput
 from forgather_core.parts.pretrained import Pretrained
+from forgather_core.parts.requirements import Needs, check_inputs, check_layer_types, configured_needs, needs_of
 from forgather_core.parts.self_attention import SelfAttention
 from forgather_core.parts.weight_pieces import draw_seed
 
@@ -41,16 +43,14 @@ class Decoder(Pretrained):
     def post_init(self) -> None:
         """Finish construction, once all layers exist. Call it last in `__init__`."""
         self._no_split_modules = sorted({type(layer).__name__ for layer in self.layers})
-        attentions = [module for module in self.modules() if isinstance(module, SelfAttention)]
-        for attention in attentions:
-            attention.config = self.config
-        # The class: its static methods provide the arguments of all instances and wrap the attention function.
-        self._alibi: Any = next((type(a.alibi) for a in attentions if a.alibi is not None), None)
-        if self._alibi is not None:
+        for module in self.modules():
+            if isinstance(module, SelfAttention):
+                module.config = self.config
+        self._needs = self._collect_needs()
+        check_layer_types(self.config, self._needs)
+        check_inputs(self._needs)
+        if any(needs.bias is not None for needs in self._needs):
             self._keep_in_fp32_modules_strict = {"alibi"}
-        self._windows = [_window_of(layer, None) for layer in self.layers]
-        for layer, window in zip(self.layers, self._windows, strict=True):
-            layer.sliding_window = window
         self._window = getattr(self.config, "sliding_window", None)
         super().post_init()
 
@@ -60,7 +60,12 @@ class Decoder(Pretrained):
 
     def backend_problem(self) -> str | None:
         """Return the reason why a kernel of queries, keys and values only cannot run this model, or None."""
-        return "it does not support the biases of ALiBi" if self._alibi is not None else None
+        biased = any(needs.bias is not None for needs in self._needs)
+        return "it does not support the biases of ALiBi" if biased else None
+
+    def rotary(self, name: str) -> nn.Module | None:
+        """Return the rotary embedding of a name: `rotary_emb` for "default", else `rotary_emb_NAME`; None for none."""
+        return getattr(self, "rotary_emb" if name == "default" else f"rotary_emb_{name}", None)
 
     @takes_cache
     @merge_with_config_defaults
@@ -108,29 +113,32 @@ class Decoder(Pretrained):
         self._apply_window_change()
         local = self._local_layers()
         filled, layers = cache_of(local, cache), list(self.layers)[local]
-        known = self._windows + [None] * len(self.layers)  # as of construction; layers may have been added
-        windows = [_window_of(layer, window) for layer, window in zip(layers, known[local], strict=False)]
-        masks = self._masks(inputs_embeds, attention_mask, position_ids, filled, windows)
+        inputs = LayerInputs(
+            self.config,
+            inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=filled,
+            rotary=self.rotary if "position_embeddings" not in kwargs else _no_rotary,
+        )
+        needs = [self._needs_at(local.start + i, layer) for i, layer in enumerate(layers)]
+        # Before the first layer, which changes the length of the cache.
+        arguments = [inputs.of(need, i) for i, need in enumerate(needs)]
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
-        if position_ids is None:
-            position_ids = positions(inputs_embeds, attention_mask, cached_length(filled))
+        values = LayerValues(**inputs.provided(needs), input_ids=input_ids)
         hidden_states = inputs_embeds
         if local.start == 0:  # later pipeline stages receive hidden states
-            hidden_states = self.prepare(inputs_embeds, position_ids)
-        if (rotary_emb := getattr(self, "rotary_emb", None)) is not None and "position_embeddings" not in kwargs:
-            kwargs["position_embeddings"] = rotary_emb(inputs_embeds, position_ids=position_ids)
-        for layer, window in zip(layers, windows, strict=True):
-            mask, more = masks[window]
-            hidden_states = layer(
-                hidden_states,
-                attention_mask=mask,
-                position_ids=position_ids,
-                use_cache=use_cache,
-                **{_cache_name(layer): cache},
-                **(more | kwargs),  # document lengths from the caller take precedence
-            )
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), **{CACHE: cache})
+            hidden_states = self.prepare(inputs_embeds, inputs.position_ids)
+            values.add(inputs_embeds=hidden_states)
+        for layer, need, own in zip(layers, needs, arguments, strict=True):
+            more = own | {"use_cache": use_cache, _cache_name(layer): cache} | kwargs  # the caller's take precedence
+            hidden_states = values.run(layer, hidden_states, need, more)
+        count_tokens(local, cache, inputs.past_length + inputs_embeds.shape[1])
+        output = {"last_hidden_state": self.norm(hidden_states), CACHE: cache}
+        if values.returned:
+            return DecoderOutput(**output, layer_values=values.returned)
+        return BaseModelOutputWithPast(**output)
 
     def _apply_window_change(self) -> None:
         """Apply a change of `config.sliding_window` after construction.
@@ -141,12 +149,23 @@ class Decoder(Pretrained):
         if window == self._window:
             return
         kinds = getattr(self.config, "layer_types", None) or ["sliding_attention"] * len(self.layers)
-        self._window, self._windows = window, [window if kind == "sliding_attention" else None for kind in kinds]
-        for layer, own in zip(self.layers, self._windows, strict=False):
-            layer.sliding_window = own
+        self._window = window
+        for layer, kind in zip(self.layers, kinds, strict=False):
             for module in layer.modules():
                 if isinstance(module, SelfAttention):
-                    module.sliding_window = own
+                    module.sliding_window = window if kind == "sliding_attention" else None
+            for module in layer.modules():
+                if isinstance(module, Block):
+                    module.collect_needs()
+        self._needs = self._collect_needs()
+
+    def _collect_needs(self) -> list[Needs]:
+        return [needs_of(layer, configured_needs(self.config, i)) for i, layer in enumerate(self.layers)]
+
+    def _needs_at(self, index: int, layer: nn.Module) -> Needs:
+        """Return the needs of a layer; a layer of another model, which declares none, has those of its place."""
+        known = index < len(self._needs)  # layers may have been added
+        return needs_of(layer, self._needs[index] if known else configured_needs(self.config, index))
 
     def _local_layers(self) -> slice:
         """Return the slice of layers to run.
@@ -157,35 +176,6 @@ class Decoder(Pretrained):
         local = [i for i, layer in enumerate(self.layers) if not _is_placeholder(layer)]
         stop = self.config.num_hidden_layers
         return slice(local[0], min(local[-1] + 1, stop)) if local else slice(len(self.layers), None)
-
-    def _masks(
-        self,
-        inputs_embeds: Tensor,
-        attention_mask: Any,
-        position_ids: Tensor | None,
-        cache: Cache | None,
-        windows: list[int | None],
-    ) -> dict[int | None, tuple[Any, dict[str, Any]]]:
-        """Return, for each distinct sliding window, its mask and the further arguments of the attention function."""
-        masks = {}
-        for window in dict.fromkeys(windows):
-            given = attention_mask
-            if isinstance(given, dict):  # generate() makes these for compileable caches
-                given = given["full_attention" if window is None else "sliding_attention"]
-            mask, more = decoder_mask(
-                self.config,
-                inputs_embeds,
-                attention_mask=given,
-                cache=cache,
-                position_ids=position_ids,
-                sliding_window=window,
-            )
-            if self._alibi is not None:
-                layer = windows.index(window)
-                where = {"cache": cache, "past_length": cached_length(cache), "layer_idx": layer}
-                more |= self._alibi.arguments(inputs_embeds, given, position_ids=position_ids, **where)
-            masks[window] = (mask, more)
-        return masks
 
 
 def _cache_name(layer: nn.Module) -> str:
@@ -205,7 +195,7 @@ def _check_cache_is_empty(cache: Cache | None) -> None:
     """
     if cache is None:
         return
-    if cache.get_seq_length() > 0:
+    if cached_length(cache) > 0:
         raise ValueError(
             "gradient checkpointing recomputes layers and does not support training with a filled cache: "
             "pass no cache, call gradient_checkpointing_disable(), or use torch.no_grad()"
@@ -213,12 +203,8 @@ def _check_cache_is_empty(cache: Cache | None) -> None:
     logger.warning_once("gradient checkpointing does not fill the cache while gradients are recorded")
 
 
-def _window_of(layer: Any, default: int | None) -> int | None:
-    """Return the sliding window of a layer, also within a wrapper; `default` for a layer of another model."""
-    if hasattr(layer, "sliding_window"):
-        return layer.sliding_window
-    windows = [module.sliding_window for module in layer.modules() if isinstance(module, SelfAttention)]
-    return windows[0] if windows else default
+def _no_rotary(name: str) -> None:
+    """Return None: the caller has passed the position embeddings."""
 
 
 def _is_placeholder(layer: nn.Module) -> bool:

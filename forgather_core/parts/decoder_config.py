@@ -38,7 +38,14 @@ class DecoderConfig(PreTrainedConfig):
         ValueError: Options contradict each other, or an option is not supported by this architecture.
     """
 
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "cache"]
+    # Outputs that the evaluation of transformers' Trainer does not collect.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        "past_key_values",
+        "cache",
+        "aux_loss",
+        "router_logits",
+        "layer_values",
+    ]
     base_model_pp_plan: ClassVar[dict[str, Any]] = STAGES
     native_model_type: ClassVar[str | None] = None
     also_reads: ClassVar[tuple[str, ...]] = ()  # further model types whose config.json is accepted

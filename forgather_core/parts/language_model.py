@@ -13,6 +13,7 @@ from forgather_core.parts.caches import CACHE, resolve_cache, takes_cache
 from forgather_core.parts.decoder import Decoder
 from forgather_core.parts.initial_weights import Table
 from forgather_core.parts.linear_cross_entropy import linear_cross_entropy
+from forgather_core.parts.outputs import LanguageModelOutput
 from forgather_core.parts.pretrained import Pretrained
 
 
@@ -67,7 +68,8 @@ class CausalLM(Pretrained, GenerationMixin):
             **kwargs: Further arguments of the decoder and the loss.
 
         Returns:
-            The loss, a scalar or None; logits [B, T, V] or None; the cache.
+            The loss, a scalar or None, which includes an auxiliary loss; logits [B, T, V] or None; the cache; and the
+            values that layers returned.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -89,13 +91,30 @@ class CausalLM(Pretrained, GenerationMixin):
             loss = linear_cross_entropy(hidden_states, self.lm_head.weight, labels, **_loss_arguments(kwargs))
         elif labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            **{CACHE: outputs.get(CACHE)},
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        fields = {CACHE: outputs.get(CACHE), "hidden_states": outputs.hidden_states, "attentions": outputs.attentions}
+        if not (values := outputs.get("layer_values")):
+            return CausalLMOutputWithPast(loss=loss, logits=logits, **fields)
+        aux_loss = self.auxiliary_loss(values, attention_mask)
+        if loss is not None and aux_loss is not None:
+            loss = loss + self.auxiliary_loss_weight() * aux_loss.to(loss.device)
+        fields |= {"aux_loss": aux_loss, "router_logits": values.get("router_logits"), "layer_values": values}
+        return LanguageModelOutput(loss=loss, logits=logits, **fields)
+
+    def auxiliary_loss(self, values: dict[str, tuple[Tensor, ...]], attention_mask: Any) -> Tensor | None:
+        """Return a loss that is added to the cross-entropy, before its weight; the default returns None.
+
+        Args:
+            values: The values that layers returned, by name, one for each layer that returned it.
+            attention_mask: As passed to `forward`.
+
+        Returns:
+            A scalar, or None for no such loss.
+        """
+        return None
+
+    def auxiliary_loss_weight(self) -> float:
+        """Return the weight of the auxiliary loss: `config.router_aux_loss_coef`, or 1 without that option."""
+        return getattr(self.config, "router_aux_loss_coef", 1.0)
 
     def _supports_chunked_loss(self, logits_to_keep: int | Tensor) -> bool:
         """Return whether the loss can be computed in chunks: the default loss, and a plain linear head without bias.

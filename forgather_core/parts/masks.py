@@ -1,12 +1,8 @@
 """Attention masks: causal, sliding window, padding, and documents packed into one row.
 
-transformers detects packing only without an attention mask and without a cache, and a cache is its default. Here
-packing always applies: a document begins at each break of position_ids, and queries do not attend to earlier documents.
-
 Shapes: B batch, T query length, S key length (cached keys included), D hidden size.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,28 +14,39 @@ from transformers.masking_utils import (
     create_sliding_window_causal_mask,
 )
 
-from forgather_core.parts.caches import CACHE, CacheAtCall, cached_length, is_paged
+from forgather_core.parts.caches import CACHE, CacheAtCall, is_paged
+from forgather_core.parts.documents import Documents
+from forgather_core.parts.requirements import MaskKind
+
+MASKS = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
+
+
+def makes_own_masks(config: Any, cache: Cache | None) -> bool:
+    """Return whether a server's attention implementation makes its masks and separates documents itself."""
+    return config._attn_implementation not in ALL_MASK_ATTENTION_FUNCTIONS or is_paged(cache)
 
 
 def decoder_mask(
     config: Any,
     inputs_embeds: Tensor,
     *,
+    kind: MaskKind,
     attention_mask: Any,
     cache: Cache | None,
-    position_ids: Tensor | None,
-    sliding_window: int | None,
+    layer_idx: int,
+    documents: Documents | None,
 ) -> tuple[Any, dict[str, Any]]:
     """Return the mask for the configured attention implementation, and further arguments of its function.
 
     Args:
         config: The model's configuration; its attention implementation determines the form of the mask.
         inputs_embeds: [B, T, D].
+        kind: Which keys of its document a query attends to.
         attention_mask: [B, S], 0 on padding; or a four-dimensional mask [B, 1, T, S], of floats to add or of bool,
             False where a key is hidden; or None.
         cache: The cache before this call.
-        position_ids: [B, T] as passed by the caller; None means that rows are not packed.
-        sliding_window: Number of visible keys per query, its own included; None means all.
+        layer_idx: Index in the cache of a layer of this kind.
+        documents: The documents of the rows; None for rows of one document, and for complete masks.
 
     Returns:
         The mask, and keyword arguments for the attention function.
@@ -48,25 +55,18 @@ def decoder_mask(
         ValueError: Flash attention does not support this combination of packing and a cache.
     """
     overlay, more = None, {}
-    complete = attention_mask is not None and len(attention_mask.shape) == 4
-    if config._attn_implementation not in ALL_MASK_ATTENTION_FUNCTIONS or is_paged(cache):
-        complete = True  # a server's implementation makes its own masks and separates documents itself
-    if position_ids is not None and not complete:
-        real = attention_mask.to(position_ids.device, torch.bool) if attention_mask is not None else None
-        past_length = cached_length(cache)
-        starts = document_starts(position_ids.expand(inputs_embeds.shape[0], -1), past_length, real)
+    if documents is not None:
         if "flash" in config._attn_implementation:
-            if _packed(starts):
-                attention_mask, more = None, flash_documents(starts, past_length, real)
-        elif torch.compiler.is_compiling() or starts.is_meta or _packed(starts):  # unknown values may be packed
-            overlay = _same_document(starts, past_length)
+            if documents.packed():
+                attention_mask, more = None, documents.flash_arguments()
+        elif documents.may_be_packed():
+            overlay = documents.same_document
     if config._attn_implementation == "eager" and isinstance(attention_mask, Tensor) and attention_mask.dim() == 4:
         attention_mask = _additive(attention_mask, inputs_embeds.dtype)
     if config._attn_implementation == "flex_attention" and cache is not None and not is_paged(cache):
-        cache = CacheAtCall(cache)  # type: ignore[assignment]
-    create = create_causal_mask if sliding_window is None else create_sliding_window_causal_mask
+        cache = CacheAtCall(cache, layer_idx)  # type: ignore[assignment]
     # No position_ids: transformers' packing detection covers less than the overlay.
-    mask = create(
+    mask = MASKS[kind.layer_type](
         config=config,
         inputs_embeds=inputs_embeds,
         attention_mask=attention_mask,
@@ -81,103 +81,3 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     if mask.dtype != torch.bool:
         return mask
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
-
-
-def document_starts(position_ids: Tensor, past_length: int | Tensor, real: Tensor | None = None) -> Tensor:
-    """Return, for each query, the index among cached and new keys at which its document begins.
-
-    A document continues while positions grow by one from token to token. Padding between tokens is skipped, whether or
-    not positions count it. After padding, a document begins only at the position with which the row begins: generate()
-    continues from the position of the last token, even if that is padding (0, 1, 2, 0, 0 | 1). Until the first break,
-    queries continue the last cached document, whose start follows from their position.
-
-    One case is indistinguishable from a padded prompt that `generate` continues: a call with a cache that begins one or
-    two tokens into a packed document and directly after padding within that document. It attends to earlier documents.
-
-    Args:
-        position_ids: [B, T], passed by the caller.
-        past_length: Number of cached keys.
-        real: [B, S] of bool, False on padding; None for no padding.
-
-    Returns:
-        [B, T], never decreasing along a row; 0 if no earlier key is hidden.
-    """
-    step = torch.arange(position_ids.shape[1], device=position_ids.device).expand_as(position_ids)
-    is_real = real.gather(1, (step + past_length).clamp(max=real.shape[1] - 1)) if real is not None else None
-    start = _start_in_cache(position_ids, past_length, real, is_real)
-    if position_ids.shape[1] == 1:  # a single token, as in generate(), has no break within the call
-        return start
-    breaks = _breaks(position_ids, step, past_length, is_real)
-    return torch.where(breaks, step + past_length, start).cummax(dim=-1).values
-
-
-def _start_in_cache(
-    position_ids: Tensor, past_length: int | Tensor, real: Tensor | None, is_real: Tensor | None
-) -> Tensor:
-    """Return the index [B, 1] at which the document of the first queries begins."""
-    if real is None or is_real is None:
-        return (past_length - position_ids[:, :1]).clamp(min=0)
-    count = real.long().cumsum(dim=-1)  # real tokens up to each key, itself included
-    first = is_real.int().argmax(dim=-1, keepdim=True)
-    cached = count.gather(1, (first + past_length).clamp(max=real.shape[1] - 1)) - is_real.gather(1, first).long()
-    position = position_ids.gather(1, first)
-    older = (cached - position).clamp(min=0)  # real tokens of documents before the current one
-    column = torch.arange(real.shape[1], device=real.device)
-    padding = torch.where(real | (column >= first + past_length), -1, column).amax(dim=-1, keepdim=True)
-    beyond = position - (first + past_length - 1 - padding)  # position minus real tokens since the padding
-    # Positions may continue from a padding's 0 or 1: such positions do not indicate another document.
-    packed = (older > 0) & (beyond != 1) & (beyond != 2) & is_real.any(dim=-1, keepdim=True)
-    return torch.where(packed, (count <= older).sum(dim=-1, keepdim=True), 0)
-
-
-def _breaks(position_ids: Tensor, step: Tensor, past_length: int | Tensor, is_real: Tensor | None) -> Tensor:
-    """Return whether another document begins at each query: [B, T] of bool."""
-    if is_real is None:
-        return torch.diff(position_ids, dim=-1, prepend=position_ids[:, :1] - 1) != 1
-    latest = torch.where(is_real, step, -1).cummax(dim=-1).values
-    previous = torch.nn.functional.pad(latest[:, :-1], (1, 0), value=-1)  # previous real token, -1 if none in the call
-    increase = position_ids - position_ids.gather(1, previous.clamp(min=0))
-    first = position_ids.gather(1, is_real.int().argmax(dim=-1, keepdim=True))
-    first = torch.where(torch.as_tensor(past_length, device=first.device) == 0, first, 0)
-    may_begin = (step - previous == 1) | (position_ids == first)
-    return is_real & (previous >= 0) & (increase != 1) & (increase != step - previous) & may_begin
-
-
-def _packed(starts: Tensor) -> bool:
-    return bool((starts > 0).any())
-
-
-def _same_document(starts: Tensor, past_length: int | Tensor) -> Callable[..., Any]:
-    def is_same_document(batch_idx: Any, head_idx: Any, q_idx: Any, kv_idx: Any) -> Any:
-        return kv_idx >= starts[batch_idx, q_idx - past_length]
-
-    return is_same_document
-
-
-def flash_documents(starts: Tensor, past_length: int | Tensor, real: Tensor | None) -> dict[str, Any]:
-    """Return flash attention's arguments for packed rows: the concatenated documents of the batch.
-
-    transformers reads documents from position_ids for a batch of one row only, and not with a mask. Padding becomes
-    separate documents, to which no real token attends.
-
-    Args:
-        starts: [B, T], from `document_starts`.
-        past_length: Number of cached keys.
-        real: [B, T] of bool, False on padding; None for no padding.
-
-    Raises:
-        ValueError: The cache contains tokens, which these lengths do not cover.
-    """
-    if past_length > 0:
-        raise ValueError(
-            "flash attention does not support packed documents with a filled cache: "
-            "choose attn_implementation='sdpa' or 'flex_attention', or pass the documents in one call"
-        )
-    begins = starts == torch.arange(starts.shape[1], device=starts.device)
-    if real is not None:
-        begins[:, 1:] |= real[:, 1:] != real[:, :-1]
-    begins[:, 0] = True
-    ends = torch.cat((begins.flatten().nonzero().flatten(), torch.tensor([starts.numel()], device=starts.device)))
-    longest = int(ends.diff().max())
-    ends = ends.to(torch.int32)
-    return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}

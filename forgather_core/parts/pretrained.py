@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from forgather_core.parts.blocks import Block
+from forgather_core.parts.block import Block
 from forgather_core.parts.initial_weights import Table
 from forgather_core.parts.self_attention import SelfAttention
 from forgather_core.parts.table_init import initialization, initialize_module, mark_filled

@@ -13,6 +13,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from forgather_core.parts.arguments import positive, probability
 from forgather_core.parts.caches import fill_cache
+from forgather_core.parts.requirements import CAUSAL, Needs, sliding
 
 AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
 
@@ -67,6 +68,7 @@ class SelfAttention(nn.Module):
         sliding_window: Number of visible keys per query, its own included; None means all.
         alibi: The slopes of the heads; None for no ALiBi.
         num_heads: H, compared with the number of slopes; None skips the comparison.
+        rope: Name of the rotary embedding that the decoder provides; None for no rotation.
 
     Raises:
         ValueError: A size is not above 0, `layer_idx` is negative, the dropout is not in [0, 1), or the number of
@@ -86,6 +88,7 @@ class SelfAttention(nn.Module):
         sliding_window: int | None,
         alibi: nn.Module | None,
         num_heads: int | None = None,
+        rope: str | None = "default",
     ) -> None:
         super().__init__()
         positive(head_dim=head_dim, num_key_value_groups=num_key_value_groups)
@@ -101,6 +104,13 @@ class SelfAttention(nn.Module):
         self.num_key_value_groups, self.sliding_window = num_key_value_groups, sliding_window
         self.scaling = head_dim**-0.5
         self.alibi = alibi
+        self.rope = rope
+
+    def needs(self) -> Needs:
+        """Return the needs of attention: a mask, a cache of its kind, and RoPE or ALiBi."""
+        mask = CAUSAL if self.sliding_window is None else sliding(self.sliding_window)
+        bias = None if self.alibi is None else type(self.alibi)
+        return Needs(mask=mask, rope=self.rope, cache=mask.layer_type, bias=bias)
 
     def attention_function(self) -> AttentionFunction:
         """Return the function of the configured attention implementation, with ALiBi biases if the layer has slopes."""

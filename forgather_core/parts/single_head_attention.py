@@ -49,6 +49,7 @@ class SingleHeadAttention(SelfAttention):
             dropout=dropout,
             sliding_window=sliding_window,
             alibi=alibi,
+            rope=None,
         )
         self.qk_proj = nn.Linear(hidden_size, hidden_size, bias=False)
         self.ov_proj = nn.Linear(hidden_size, hidden_size, bias=False)

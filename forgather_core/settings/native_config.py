@@ -142,7 +142,9 @@ def _native_values(native: Any, config_class: Any) -> dict[str, Any]:
 
 
 def _declared(config: Any) -> set[str]:
-    return {field.name for field in dataclasses.fields(config)} | set(config.attribute_map)
+    # Models of transformers read head_dim also if their configuration does not declare it.
+    names = {field.name for field in dataclasses.fields(config)} | set(config.attribute_map)
+    return names | {"head_dim"} if "head_dim" in vars(config) else names
 
 
 def _effective_rope(native: Any) -> dict[str, Any]:

@@ -186,7 +186,7 @@ def test_an_option_of_another_definition_names_its_owner(site: object, monkeypat
     done = start("-t", "other", "model", "--rope-parameters", "{}", "show")
     assert done.returncode == 2
     assert (
-        "--rope-parameters is not an option of 'other': remove it, or use it with llama, mistral or qwen3"
+        "--rope-parameters is not an option of 'other': remove it, or use it with llama, mistral, qwen3 or smollm3"
         in done.stderr
     )
 

@@ -21,7 +21,7 @@ from forgather_core.settings.layers import find_configuration
 
 from .conftest import LLAMA, Cli, start
 
-BUILT_IN = ("causal_lm", "deepone", "llama", "mistral", "qwen3", "single_head")
+BUILT_IN = ("causal_lm", "deepone", "llama", "mistral", "qwen3", "single_head", "smollm3")
 FROZEN = Path(__file__).parent / "frozen"
 PAGES = {
     "root": (),

@@ -57,8 +57,8 @@ def test_a_directory_is_verified(cli: Cli, directory: Path) -> None:
 
 
 def test_a_failure_is_shown_with_place_and_cause(cli: Cli, directory: Path) -> None:
-    plant(directory, "create_causal_mask if sliding_window is None", "_everything if sliding_window is None")
-    plant(directory, "def document_starts(", "def _everything(**_):\n    return None\n\n\ndef document_starts(")
+    plant(directory, "MASKS[kind.layer_type](", "_everything(")
+    plant(directory, "def decoder_mask(", "def _everything(**_):\n    return None\n\n\ndef decoder_mask(")
     done = cli("verify", str(directory), "--checks", "causality,manifest,batch-invariance")
     assert (done.code, done.err) == (1, "")
     assert "causality: Changing a token never changes the logits at earlier positions." in done.out

@@ -14,7 +14,7 @@ from _pytest.mark import ParameterSet
 from tests.support.fork_server import ForkServer
 
 # Makes Forgather and the plugins impossible to import, as if they were not installed.
-DEFINITIONS = ("causal_lm", "deepone", "llama", "mistral", "qwen3", "single_head")
+DEFINITIONS = ("causal_lm", "deepone", "llama", "mistral", "qwen3", "single_head", "smollm3")
 PACKAGES = (
     "forgather",
     "forgather_core",

@@ -26,6 +26,7 @@ OPTIONS = {
     "llama": GROUPED,
     "mistral": (*GROUPED, "--sliding-window", "5"),
     "qwen3": (*GROUPED, "--head-dim", "16"),
+    "smollm3": (*GROUPED, "--no-rope-layer-interval", "2"),
     "single_head": (),
 }
 SIZES = ("--hidden-size", "32", "--intermediate-size", "48", "--num-hidden-layers", "2", "--tokenizer", "bpe-2k")

@@ -37,6 +37,7 @@ OPTIONS = {
     "llama": GROUPED,
     "mistral": (*GROUPED, "--sliding-window", "5"),
     "qwen3": (*GROUPED, "--head-dim", "16", "--sliding-window", "5", "--max-window-layers", "1"),
+    "smollm3": (*GROUPED, "--no-rope-layer-interval", "2", "--sliding-window", "5"),
     "single_head": (),
 }
 SIZES = ("--hidden-size", "32", "--intermediate-size", "48", "--num-hidden-layers", str(LAYERS))

@@ -50,10 +50,8 @@ def test_it_is_listed_helps_constructs_trains_and_loads(forgather: Run, python: 
     assert "--branch-scale FLOAT" in page
     assert "--rope-parameters" not in page
     wrong = forgather("-t", "parallel", "model", "--rope-parameters", "{}", "show", code=2).stderr
-    assert (
-        "--rope-parameters is not an option of 'parallel': remove it, or use it with llama, mistral, older_lm or qwen3"
-        in wrong
-    )
+    others = "llama, mistral, older_lm, qwen3 or smollm3"
+    assert f"--rope-parameters is not an option of 'parallel': remove it, or use it with {others}" in wrong
     assert "broken" in forgather("-t", "broken", "model", "show", code=2).stderr
 
     options = ("--branch-scale", "0.25", "--activation", "relu", "--tie-word-embeddings")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import StaticCache
 
 from forgather_core.parts.caches import CACHE
-from forgather_core.parts.masks import document_starts
+from forgather_core.parts.documents import document_starts
 from tests.plugins.tiny import TOLERANCE, difference, tiny, tokens
 
 rows = st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=5), min_size=1, max_size=3)

@@ -10,7 +10,7 @@ from torch import nn
 
 from .tiny import DEFINITIONS, OPTIONS
 
-NATIVE = ("llama", "mistral", "qwen3")
+NATIVE = ("llama", "mistral", "qwen3", "smollm3")
 # Default options of the tests; some defaults of transformers differ.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": {"rms_norm_eps": 1e-5, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
@@ -20,6 +20,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
         "max_window_layers": 0,
     },
+    "smollm3": {"rms_norm_eps": 1e-6, "rope_parameters": {"rope_type": "default", "rope_theta": 5e6}},
 }
 
 
@@ -39,7 +40,11 @@ def native(definition: str, source: nn.Module, *, dtype: torch.dtype = torch.flo
     if definition == "qwen3":
         given["use_sliding_window"] = windowed
         given["head_dim"] = given["head_dim"] or given["hidden_size"] // given["num_attention_heads"]
-    name = {"llama": "Mistral" if windowed else "Llama", "mistral": "Mistral", "qwen3": "Qwen3"}[definition]
+    if definition == "smollm3":
+        given["use_sliding_window"] = windowed
+    name = {"llama": "Mistral" if windowed else "Llama", "mistral": "Mistral", "qwen3": "Qwen3", "smollm3": "SmolLM3"}[
+        definition
+    ]
     config = getattr(transformers, f"{name}Config")(**given)
     implementation = source.config._attn_implementation
     model = getattr(transformers, f"{name}ForCausalLM")._from_config(

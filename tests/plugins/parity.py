@@ -23,6 +23,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3, multi-head, tied, narrow heads": ("qwen3", ALL | {"tie_word_embeddings": True, "head_dim": None}),
     "qwen3, one kv head, window": ("qwen3", ONE | {"sliding_window": 6}),
     "qwen3, window from the second layer on": ("qwen3", {"sliding_window": 6, "max_window_layers": 1}),
+    "smollm3": ("smollm3", {}),
+    "smollm3, multi-head, tied, RoPE last": ("smollm3", ALL | {"tie_word_embeddings": True, "no_rope_layers": [0, 1]}),
+    "smollm3, one kv head, window without RoPE": ("smollm3", ONE | {"sliding_window": 6}),
+    "smollm3, window first": (
+        "smollm3",
+        {"sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]},
+    ),
 }
 ATTENTION = ["eager", "sdpa"]
 LENGTHS = [[7, 4, 9], [3, 16, 1]]

@@ -66,7 +66,7 @@ def test_no_file_is_exported_that_the_model_does_not_use(made: ConstructedModel)
     names = {path.stem for path in made.directory.path.glob("*.py")}
     name = made.resolved.definition.name
     assert ("alibi" in names) == ("alibi_flash" in names) == (name in ("deepone", "single_head"))
-    assert ("rope" in names) == (name in ("llama", "mistral", "qwen3"))
+    assert ("rope" in names) == (name in ("llama", "mistral", "qwen3", "smollm3"))
     assert ("rotation" in names) == ("attention" in names) == (name != "single_head")
     assert ("sinusoidal" in names) == (name == "causal_lm")
     assert ("single_head_attention" in names) == (name == "single_head")

@@ -119,6 +119,7 @@ EXPECTED = {
     "mistral": llama_like,
     "qwen3": qwen3,
     "single_head": single_head,
+    "smollm3": llama_like,
 }
 definitions = pytest.mark.parametrize("definition", DEFINITIONS)
 ties = pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])

@@ -11,7 +11,7 @@ import torch
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig as NativeLlamaConfig
-from transformers import MistralConfig, Qwen3Config
+from transformers import MistralConfig, Qwen3Config, SmolLM3Config
 
 from forgather_core.definitions.registry import registry
 from forgather_core.options.spec import specs_of
@@ -20,7 +20,7 @@ from .tiny import DEFINITIONS, OPTIONS, ROPE, config_of
 
 # --- options that contradict each other ------------------------------------------------------------------------------
 
-ROTARY = ("llama", "mistral", "qwen3")
+ROTARY = ("llama", "mistral", "qwen3", "smollm3")
 ROPE_WRONG = {
     "an odd head": ({"head_dim": 7}, "head_dim: must be even for RoPE, got 7"),
     "an odd head, derived": (
@@ -111,7 +111,8 @@ def test_a_missing_theta_is_required_in_options_and_defaults_to_transformers_in_
     assert ("rope_parameters", "rope_type 'default' requires rope_theta") in options_of(
         definition, rope_parameters=rope
     ).problems()
-    assert config_of(definition, rope_parameters=rope).rope_parameters["rope_theta"] == 10000
+    config = config_of(definition, rope_parameters=rope)
+    assert config.rope_parameters["rope_theta"] == {"smollm3": 2000000}.get(definition, 10000)
 
 
 OLD_ROPE: dict[str, dict[str, Any]] = {
@@ -125,9 +126,10 @@ OLD_ROPE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("said", OLD_ROPE.values(), ids=OLD_ROPE)
-@pytest.mark.parametrize("definition", ["llama", "mistral", "qwen3"])
+@pytest.mark.parametrize("definition", ROTARY)
 def test_rope_fields_of_older_files_are_read_as_transformers_reads_them(definition: str, said: dict[str, Any]) -> None:
-    native = {"llama": NativeLlamaConfig, "mistral": MistralConfig, "qwen3": Qwen3Config}[definition]
+    classes = {"llama": NativeLlamaConfig, "mistral": MistralConfig, "qwen3": Qwen3Config, "smollm3": SmolLM3Config}
+    native = classes[definition]
     expected = dict(native(**copy.deepcopy(said)).rope_parameters)
     expected.pop("type", None)  # what rope_type was called once
     assert config_of(definition, **copy.deepcopy(said)).rope_parameters == expected
@@ -140,6 +142,7 @@ BUILT_IN = {
     "mistral": {"hidden_act": "gelu"},
     "qwen3": {"hidden_act": "gelu", "attention_bias": True},
     "single_head": {"hidden_act": "silu", "num_attention_heads": 4, "num_key_value_heads": 2},
+    "smollm3": {"hidden_act": "gelu", "attention_bias": True, "mlp_bias": True},
 }
 
 
@@ -160,6 +163,7 @@ FOREIGN: dict[str, dict[str, Any]] = {
     "mistral": {"max_window_layers": 1, "attention_bias": True},
     "qwen3": {"mlp_bias": True},
     "single_head": {"head_dim": 8, "rope_parameters": {"rope_theta": 1e4}},
+    "smollm3": {"max_window_layers": 1, "qk_norm": True},
 }
 
 
@@ -195,6 +199,41 @@ def test_layer_types_of_qwen3_follow_from_its_window(options: dict[str, Any], ki
             config_of("qwen3", layer_types=wrong, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "kinds", "rotary"),
+    [
+        ({}, [FULL, FULL], [1, 0]),
+        ({"no_rope_layer_interval": 1}, [FULL, FULL], [0, 0]),
+        ({"no_rope_layers": [0, 1, 0]}, [FULL, FULL], [0, 1]),  # of a deeper model
+        ({"sliding_window": 4}, [FULL, SLIDING], [1, 0]),
+        ({"sliding_window": 4, "no_rope_layers": [0, 1]}, [SLIDING, FULL], [0, 1]),
+        ({"sliding_window": 4, "layer_types": [SLIDING, FULL, SLIDING]}, [SLIDING, FULL], [1, 0]),
+        ({"sliding_window": 4, "use_sliding_window": False}, [FULL, FULL], [1, 0]),
+    ],
+    ids=str,
+)
+def test_layers_of_smollm3(options: dict[str, Any], kinds: list[str], rotary: list[int]) -> None:
+    config = config_of("smollm3", **options)
+    assert (config.layer_types, config.no_rope_layers) == (kinds, rotary)
+    assert config.use_sliding_window == (config.sliding_window is not None)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"no_rope_layers": [1]}, r"no_rope_layers: must have a value for each of the 2 layers .*, got 1"),
+        ({"no_rope_layers": [1, 2]}, "no_rope_layers: must contain 0 and 1 only, got 2"),
+        ({"layer_types": [FULL, "conv"]}, "layer_types: must contain full_attention and sliding_attention only"),
+        ({"layer_types": [FULL]}, "layer_types: must have a value for each of the 2 layers"),
+        ({"layer_types": [FULL, SLIDING]}, "layer_types: sliding_attention requires sliding_window"),
+    ],
+    ids=str,
+)
+def test_lists_of_layers_must_fit(options: dict[str, Any], error: str) -> None:
+    with pytest.raises(ValueError, match=error):
+        config_of("smollm3", **options)
+
+
 # --- options without problems ----------------------------------------------------------------------------------------
 
 small = st.integers(1, 4)
@@ -215,6 +254,9 @@ DRAWN: dict[str, st.SearchStrategy[Any]] = {
     "tie_word_embeddings": st.booleans(),
     "sliding_window": st.none() | st.integers(2, 6),
     "max_window_layers": st.integers(0, 4),
+    "layer_types": st.none() | st.lists(st.sampled_from([FULL, SLIDING, "conv"]), max_size=4),
+    "no_rope_layer_interval": st.integers(1, 4),
+    "no_rope_layers": st.none() | st.lists(st.integers(0, 2), max_size=4),
     "max_position_embeddings": st.none() | st.integers(1, 64),
     "rope_parameters": st.sampled_from(sorted(ROPE)).map(lambda kind: dict(ROPE[kind])),
     "alibi_slopes": st.sampled_from(["paper", "half"]),

@@ -55,6 +55,9 @@ CHANGES: dict[str, Change] = {
     "max_window_layers": Change(1, "logits", {"sliding_window": 5}),
     "rope_parameters": Change(ROPE["linear"], "logits"),
     "max_position_embeddings": Change(8, "logits", {"rope_parameters": ROPE["dynamic"]}),
+    "layer_types": Change(["sliding_attention", "full_attention"], "logits", {"sliding_window": 5}),
+    "no_rope_layer_interval": Change(1, "logits"),
+    "no_rope_layers": Change([0, 1], "logits"),
     "alibi_slopes": Change("paper", "initial weights"),
     "alibi_trainable": Change(False, "trained"),
 }

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import LlamaConfig
 from transformers import LlamaForCausalLM as NativeLlama
 
-from forgather_core.parts.masks import document_starts
+from forgather_core.parts.documents import document_starts
 
 from .cases import ATTENDING, ATTENTION, EVERYTHING_SEEN, SLOPES, empty_cache, in_chunks, made
 from .tiny import TOLERANCE, config_of, difference, tokens

@@ -82,7 +82,8 @@ def test_a_checkpoint_of_transformers_loads_as_it_is(tmp_path: Path, definition:
 @pytest.mark.parametrize("definition", DEFINITIONS)
 @torch.no_grad()
 def test_a_sliding_window_has_the_stated_length(definition: str, attention: str) -> None:
-    model = tiny(definition, sliding_window=6, num_hidden_layers=1, attention=attention)
+    every = {"layer_types": ["sliding_attention"]} if definition == "smollm3" else {}
+    model = tiny(definition, sliding_window=6, num_hidden_layers=1, attention=attention, **every)
     ids = tokens(1, 12)
     changed = ids.clone()
     changed[0, 3] = 3 + (ids[0, 3] - 2) % 94
@@ -93,7 +94,8 @@ def test_a_sliding_window_has_the_stated_length(definition: str, attention: str)
 @pytest.mark.parametrize("definition", DEFINITIONS)
 @torch.no_grad()
 def test_the_cache_slides_with_the_window(definition: str) -> None:
-    cache = tiny(definition, sliding_window=6)(tokens(1, 20))[CACHE]
+    every = {"layer_types": ["sliding_attention"] * 2} if definition == "smollm3" else {}
+    cache = tiny(definition, sliding_window=6, **every)(tokens(1, 20))[CACHE]
     assert all(cache.is_sliding)
     assert cache.layers[0].keys.shape[-2] == 5  # the next query makes it six
 

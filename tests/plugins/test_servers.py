@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, AutoModel
 
-from forgather_core.parts.masks import decoder_mask
+from forgather_core.parts.layer_inputs import LayerInputs
+from forgather_core.parts.requirements import CAUSAL, Needs, sliding
 
 from .tiny import CASES, TOLERANCE, config_of, difference, tiny, tokens
 
@@ -149,15 +150,16 @@ def test_no_mask_is_made_for_attention_that_transformers_knows_no_mask_of(window
     config._attn_implementation = NAME
     positions = torch.cat([torch.arange(length) for length in LENGTHS])[None]
     for given in (positions, torch.zeros_like(positions), None):  # a server warms up with zeros
-        mask, more = decoder_mask(
+        inputs = LayerInputs(
             config,
             torch.zeros(1, sum(LENGTHS), config.hidden_size),
             attention_mask=None,
             cache=None,
             position_ids=given,
-            sliding_window=window,
+            rotary=lambda name: None,
         )
-        assert (mask, more) == (None, {})
+        needs = Needs(mask=CAUSAL if window is None else sliding(window))
+        assert inputs.of(needs, 0) == {"attention_mask": None, "position_ids": inputs.position_ids}
 
 
 @pytest.mark.parametrize("definition", ALIBI)

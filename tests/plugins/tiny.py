@@ -12,6 +12,7 @@ from forgather_llama.modeling_llama import LlamaForCausalLM
 from forgather_mistral.modeling_mistral import MistralForCausalLM
 from forgather_qwen3.modeling_qwen3 import Qwen3ForCausalLM
 from forgather_single_head.modeling_single_head import SingleHeadForCausalLM
+from forgather_smollm3.modeling_smollm3 import SmolLM3ForCausalLM
 from torch import Tensor, nn
 
 OPTIONS: dict[str, Any] = {
@@ -77,6 +78,18 @@ DEFINITIONS: dict[str, Tiny] = {
     ),
     "single_head": Tiny(
         SingleHeadForCausalLM, {"tie_word_embeddings": False}, WINDOW | {"tied": {"tie_word_embeddings": True}}
+    ),
+    "smollm3": Tiny(
+        SmolLM3ForCausalLM,
+        GROUPED | {"max_position_embeddings": 64, "no_rope_layer_interval": 2, "tie_word_embeddings": False},
+        TIED
+        | {
+            "half window": {"sliding_window": 5},
+            "half window first": {
+                "sliding_window": 5,
+                "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            },
+        },
     ),
 }
 # One case for each definition as it is, and one for each of its variants: "deepone", "deepone, window", ...

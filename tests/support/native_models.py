@@ -42,6 +42,12 @@ MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
         {"head_dim": 16, "use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1},
         "qwen3",
     ),
+    "smollm3": ("SmolLM3", {"no_rope_layer_interval": 2, "pad_token_id": None}, "smollm3"),
+    "smollm3, window": (
+        "SmolLM3",
+        {"use_sliding_window": True, "sliding_window": 9, "no_rope_layers": [0, 1, 1, 0], "pad_token_id": None},
+        "smollm3",
+    ),
 }
 
 
@@ -49,7 +55,7 @@ def save_native(architecture: str, directory: Path, *, dtype: torch.dtype = torc
     """Save a model of a transformers class with large random weights, and return it.
 
     Args:
-        architecture: Prefix of the class: `Llama`, `Mistral` or `Qwen3`.
+        architecture: Prefix of the class: such as `Llama`.
         directory: The directory; it also gets a tokenizer.
         dtype: Dtype of the saved weights.
         options: Fields of the configuration besides `SIZES`.

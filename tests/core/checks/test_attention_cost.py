@@ -29,7 +29,7 @@ __all__ = ["small"]
 Plant = Callable[[Any], object]
 HEAD = "logits = self.lm_head(hidden_states[:, keep, :])"
 ROWS = "rows = max(-(-tokens // MAX_CHUNKS), min(max(size, MIN_TOKENS), ENOUGH_TOKENS))"
-PACKED = "elif torch.compiler.is_compiling() or starts.is_meta or _packed(starts):"
+PACKED = "elif documents.may_be_packed():"
 FUNCTION = "function: AttentionFunction = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)"
 
 

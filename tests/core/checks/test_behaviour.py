@@ -52,8 +52,8 @@ CHECKS = (
     torch_compile,
 )
 QUICK = [check for check in CHECKS if check.quick]
-DEFINITIONS = ("causal_lm", "deepone", "llama", "mistral", "qwen3", "single_head")
-RELATIVE = ("deepone", "llama", "mistral", "qwen3", "single_head")
+DEFINITIONS = ("causal_lm", "deepone", "llama", "mistral", "qwen3", "single_head", "smollm3")
+RELATIVE = ("deepone", "llama", "mistral", "qwen3", "single_head", "smollm3")
 SIZES: dict[str, Any] = {
     "vocab_size": 400,
     "hidden_size": 64,

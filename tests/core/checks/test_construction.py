@@ -57,8 +57,8 @@ CHECKS = (
 )
 QUICK = [check for check in CHECKS if check.quick]
 STATISTICAL = (initial_weights, signal_propagation, same_seed, precision, init_std)
-DEFINITIONS = ("causal_lm", "deepone", "llama", "mistral", "qwen3", "single_head")
-TWINS = ("llama", "mistral", "qwen3")
+DEFINITIONS = ("causal_lm", "deepone", "llama", "mistral", "qwen3", "single_head", "smollm3")
+TWINS = ("llama", "mistral", "qwen3", "smollm3")
 SIZES = {
     "vocab_size": 500,
     "hidden_size": 64,

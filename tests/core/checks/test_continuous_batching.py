@@ -21,8 +21,8 @@ __all__ = ["small"]
 
 UPDATE = "return cache.update(key, value, layer_idx, kwargs=kwargs)"
 COUNTED = (
-    "if position_ids is None:\n            position_ids = positions(",
-    "if position_ids is None or position_ids.shape[0] == 1:\n            position_ids = positions(",
+    "if position_ids is None:",
+    "if position_ids is None or position_ids.shape[0] == 1:",
 )
 pytestmark = pytest.mark.skipif(Version(transformers.__version__) < Version("5.20"), reason="the check is skipped")
 
@@ -42,7 +42,7 @@ def test_transformers_own_model_passes(tmp_path: Path) -> None:
     ("edit", "words"),
     [
         (("caches.py", UPDATE, "return cache.update(key, value, layer_idx)"), "missing 1 required positional argument"),
-        (("decoder.py", *COUNTED), "new token 0"),
+        (("layer_inputs.py", *COUNTED), "new token 0"),
     ],
     ids=["the paged cache gets no indices", "positions are counted"],
 )

@@ -39,6 +39,8 @@ GRANTED: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("qwen3", {}),
     "qwen3, window": ("qwen3", {"sliding_window": 5}),
     "qwen3, half window": ("qwen3", {"sliding_window": 5, "max_window_layers": 1}),
+    "smollm3": ("smollm3", {"no_rope_layer_interval": 2}),
+    "smollm3, window": ("smollm3", {"sliding_window": 5, "no_rope_layer_interval": 2}),
 }
 
 

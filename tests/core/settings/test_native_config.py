@@ -38,8 +38,9 @@ BASE: dict[str, Any] = {
     "max_position_embeddings": 128,
     "bos_token_id": None,
     "eos_token_id": None,
+    "pad_token_id": None,
 }
-KINDS = ("llama", "mistral", "qwen3")
+KINDS = ("llama", "mistral", "qwen3", "smollm3")
 TOLERANCE = 2e-5  # float32, relative to the root mean square of logits of two layers
 LENGTH = 16
 FACTORS = {"short_factor": [1.0, 1.2, 1.4, 1.6], "long_factor": [1.0, 2.0, 4.0, 8.0]}
@@ -221,6 +222,13 @@ def contents(kind: str) -> st.SearchStrategy[dict[str, Any]]:
         "temperature": st.just(0.5),
         **sliding,
     }
+    if kind == "smollm3":
+        kinds = st.sampled_from(["full_attention", "sliding_attention"])
+        optional |= {
+            "layer_types": st.none() | st.lists(kinds, min_size=2, max_size=2),
+            "no_rope_layers": st.sampled_from([None, [1, 0], [0, 1], [1, 1], [0, 0, 1]]),
+            "no_rope_layer_interval": st.sampled_from([1, 2, 4]),
+        }
     return st.fixed_dictionaries({}, optional=optional)
 
 

@@ -14,6 +14,7 @@ from . import (
     directory,
     dropout,
     gradients,
+    layers,
     loss,
     masks,
     options,
@@ -45,6 +46,7 @@ GROUPS = {
     "run time": runtime.MUTANTS,
     "options": options.MUTANTS,
     "calls and files": directory.MUTANTS,
+    "layers that differ": layers.MUTANTS,
     "blind set": blind.MUTANTS,
 }
 MUTANTS = [mutant for group in GROUPS.values() for mutant in group]

@@ -8,7 +8,7 @@ MUTANTS = [
     Mutant(
         name="checkpointing-dead",
         definition="llama",
-        file="blocks.py",
+        file="block.py",
         old="class Block(GradientCheckpointingLayer):",
         new="class Block(nn.Module):",
         mistake="gradient_checkpointing_enable() sets a flag that no layer reads",

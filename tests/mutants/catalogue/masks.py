@@ -100,7 +100,7 @@ MUTANTS = [
         name="flex-mask-of-later-queries",
         definition="qwen3",
         file="masks.py",
-        old="cache = CacheAtCall(cache)",
+        old="cache = CacheAtCall(cache, layer_idx)",
         new="cache = cache",
         mistake="flex_attention evaluates its mask after a static cache has counted the new tokens, as in transformers",
         check="call-agreement",

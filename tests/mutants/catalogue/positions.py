@@ -8,7 +8,7 @@ MUTANTS = [
     Mutant(
         name="padding-mask-ignored",
         definition="llama",
-        file="decoder.py",
+        file="layer_inputs.py",
         old="attention_mask=given,",
         new="attention_mask=None,",
         mistake="the padding mask is accepted and ignored (seen in practice)",
@@ -17,7 +17,7 @@ MUTANTS = [
     Mutant(
         name="padding-mask-of-first-row",
         definition="causal_lm",
-        file="decoder.py",
+        file="layer_inputs.py",
         old="attention_mask=given,",
         new="attention_mask=given[:1].expand_as(given) if given is not None else None,",
         mistake="the padding of the first row is used for the whole batch",
@@ -71,9 +71,9 @@ MUTANTS = [
     Mutant(
         name="positions-of-first-row",
         definition="llama",
-        file="decoder.py",
-        old="rotary_emb(inputs_embeds, position_ids=position_ids)",
-        new="rotary_emb(inputs_embeds, position_ids=position_ids[:1])",
+        file="layer_inputs.py",
+        old="rotary_emb(self.inputs_embeds, position_ids=self.position_ids)",
+        new="rotary_emb(self.inputs_embeds, position_ids=self.position_ids[:1])",
         mistake="the positions of the first row are used for the whole batch",
         check="batch-invariance",
     ),

@@ -9,10 +9,10 @@ MUTANTS = [
         name="graph-break",
         definition="llama",
         file="decoder.py",
-        old="        for layer, window in zip(layers, windows, strict=True):\n",
+        old="        for layer, need, own in zip(layers, needs, arguments, strict=True):\n",
         new="        if bool(hidden_states.isnan().any()):\n"
         '            raise ValueError("not a number")\n'
-        "        for layer, window in zip(layers, windows, strict=True):\n",
+        "        for layer, need, own in zip(layers, needs, arguments, strict=True):\n",
         mistake="reading a value in forward breaks the compiled graph and synchronizes with the device",
         check="torch-compile",
         beyond_calls=True,

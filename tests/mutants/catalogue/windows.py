@@ -8,9 +8,9 @@ MUTANTS = [
     Mutant(
         name="window-ignored",
         definition="mistral",
-        file="decoder.py",
-        old="sliding_window=window,",
-        new="sliding_window=None,",
+        file="masks.py",
+        old="MASKS[kind.layer_type](",
+        new="create_causal_mask(",
         mistake="the window is read under another name and has no effect in eager and sdpa (seen in practice)",
         check="sliding-window",
     ),
@@ -38,10 +38,10 @@ MUTANTS = [
         name="window-one-less",
         definition="llama",
         file="masks.py",
-        old="    create = create_causal_mask if sliding_window is None",
-        new="    if sliding_window is not None and overlay is None:\n"
-        "        overlay = lambda batch, head, q, kv: kv > q - sliding_window + 1\n"
-        "    create = create_causal_mask if sliding_window is None",
+        old="    mask = MASKS[kind.layer_type](",
+        new="    if kind.size is not None and overlay is None:\n"
+        "        overlay = lambda batch, head, q, kv: kv > q - kind.size + 1\n"
+        "    mask = MASKS[kind.layer_type](",
         mistake="off by one in the other direction, in every implementation and every cache",
         check="sliding-window",
         options=WINDOW,
@@ -50,16 +50,16 @@ MUTANTS = [
         name="window-one-less-in-given-masks-too",
         definition="mistral",
         file="masks.py",
-        old="    create = create_causal_mask if sliding_window is None",
+        old="    mask = MASKS[kind.layer_type](",
         new="    before = overlay\n"
-        "    near = lambda q, kv: kv > q - sliding_window + 1\n"
+        "    near = lambda q, kv: kv > q - kind.size + 1\n"
         "    overlay = lambda batch, head, q, kv: near(q, kv) & (before is None or before(batch, head, q, kv))\n"
         "    if attention_mask is not None and attention_mask.dim() == 4:\n"
         "        rows, columns = (torch.arange(size) for size in attention_mask.shape[-2:])\n"
         "        hidden = ~near(rows[:, None] + len(columns) - len(rows), columns)\n"
         "        lowest = False if attention_mask.dtype == torch.bool else torch.finfo(attention_mask.dtype).min\n"
         "        attention_mask = attention_mask.masked_fill(hidden, lowest)\n"
-        "    create = create_causal_mask if sliding_window is None",
+        "    mask = MASKS[kind.layer_type](",
         mistake="off by one in every call: a given mask is narrowed to the same wrong window",
         check="sliding-window",
         beyond_calls=True,
@@ -67,9 +67,9 @@ MUTANTS = [
     Mutant(
         name="window-ignored-with-cache",
         definition="mistral",
-        file="decoder.py",
-        old="sliding_window=window,",
-        new="sliding_window=window if cache is None or cache.get_seq_length() == 0 else None,",
+        file="masks.py",
+        old="MASKS[kind.layer_type](",
+        new="(MASKS[kind.layer_type] if cache is None or cache.get_seq_length() == 0 else create_causal_mask)(",
         mistake="chunks after the first are masked without a window",
         check="kv-cache",
     ),
@@ -77,8 +77,8 @@ MUTANTS = [
         name="window-of-first-layer-for-all",
         definition="qwen3",
         file="decoder.py",
-        old="mask, more = masks[window]",
-        new="mask, more = masks[windows[0]]",
+        old="inputs.of(need, i) for i, need in enumerate(needs)",
+        new="inputs.of(needs[0], 0) for _ in needs",
         mistake="one mask for all layers, although only some have a window",
         check="native-parity",
         options=WINDOW | {"max_window_layers": 1},
