@@ -54,6 +54,7 @@ def in_chunks(model: Any, ids: Tensor, sizes: list[int], **kwargs: Any) -> Tenso
     return torch.cat(logits, dim=1)
 
 
+@pytest.mark.few(20)
 @pytest.mark.parametrize("sizes", [None, [17], [3, 1, 6, 7], [1] * 17], ids=str)
 @pytest.mark.parametrize("attention", ATTENTION)
 @pytest.mark.parametrize("case", KINDS)
@@ -97,6 +98,7 @@ def test_left_padding_changes_nothing(case: str, sizes: list[int] | None) -> Non
     assert difference(logits[:, 5:], model(ids).logits) <= TOLERANCE
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("case", KINDS)
@@ -301,6 +303,7 @@ def test_outputs_as_tuples_and_of_models_without_values() -> None:
     assert difference(as_tuple[0], model(ids).logits) == 0 and isinstance(as_tuple[-1], dict)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("extras", [*EXTRAS, "document_starts", ""])
 def test_one_graph_is_compiled(extras: str) -> None:
     model = mixed(FULL, SLIDING, MIXER, extras="" if extras == "document_starts" else extras).train()

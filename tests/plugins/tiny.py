@@ -87,7 +87,7 @@ DEFINITIONS: dict[str, Tiny] = {
             "half window": {"sliding_window": 5},
             "half window first": {
                 "sliding_window": 5,
-                "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+                "layer_types": ["sliding_attention", "full_attention"] * 2,
             },
         },
     ),
