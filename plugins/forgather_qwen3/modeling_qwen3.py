@@ -41,7 +41,7 @@ class Qwen3Model(Decoder):
                     num_key_value_heads=c.num_key_value_heads,
                     head_dim=c.head_dim,
                     dropout=c.attention_dropout,
-                    sliding_window=c.windows()[i],
+                    sliding_window=c.sliding_window if c.layer_types[i] == "sliding_attention" else None,
                     q_norm=RMSNorm(c.head_dim, eps=c.rms_norm_eps),
                     k_norm=RMSNorm(c.head_dim, eps=c.rms_norm_eps),
                 ),

@@ -87,7 +87,7 @@ MUTANTS = [
         name="max-window-layers-dead",
         definition="qwen3",
         file="modeling_qwen3.py",
-        old="sliding_window=c.windows()[i],",
+        old='sliding_window=c.sliding_window if c.layer_types[i] == "sliding_attention" else None,',
         new="sliding_window=c.sliding_window,",
         mistake="all layers have the window, although layer_types of the configuration names only some",
         check="native-parity",
